@@ -29,6 +29,7 @@ CLUSTER_PACKAGES: Mapping[str, str] = {
     "ca-certificates": "/etc/ssl/certs/ca-certificates.crt",
 }
 _APT = ("apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3")
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -85,7 +86,7 @@ def install_from_backports(names: Sequence[str], folder: Path) -> None:
     they are."""
     require_debian_root(names)
     release = _codename()
-    formats = "$(SITE) $(RELEASE) $(COMPONENT) $(SIGNED_BY)"
+    formats = "$(SITE) $(RELEASE) $(COMPONENT)"
     rows = [
         row.split() for row in run(["apt-get", "indextargets", "--format", formats], timeout=60).splitlines()
     ]
@@ -95,7 +96,7 @@ def install_from_backports(names: Sequence[str], folder: Path) -> None:
     parts = folder / "sources"
     parts.mkdir(parents=True, exist_ok=True)
     (folder / "lists" / "partial").mkdir(parents=True, exist_ok=True)
-    signed = f"Signed-By: {main[3]}\n" if len(main) > 3 else ""
+    signed = f"Signed-By: {_KEYRING}\n" if _KEYRING.exists() else ""
     stanza = f"Types: deb\nURIs: {main[0]}\nSuites: {release} {release}-backports\nComponents: main\n{signed}"
     (parts / "backports.sources").write_text(stanza)
     own = {
