@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
 
 from cinderblock.core.api.attachment import Connection
 from cinderblock.core.clock import Clock
@@ -22,9 +23,9 @@ from cinderblock.core.process import Runner
 
 
 class DriverConfig(BaseModel):
-    """Base of every driver's configuration: unknown keys are an error that names them."""
+    """Base of every driver's configuration: camelCase keys; unknown keys are an error that names them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel)
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,14 @@ class VolumeRef:
     def object_name(self) -> str:
         return object_name(self.handle, self.grant)
 
+    @classmethod
+    def from_object_name(cls, name: str) -> VolumeRef | None:
+        """The ref of a name that `object_name` made; None for a name that is not ours."""
+        handle, _, grant = name.rpartition("-")
+        if not handle or not grant.isascii() or not grant.isdigit() or str(int(grant)) != grant:
+            return None
+        return cls(handle, int(grant))
+
 
 @dataclass(frozen=True)
 class VolumeInfo:
@@ -56,6 +65,7 @@ class VolumeInfo:
     size_bytes: int
     pool: str | None
     sealed: bool
+    complete: bool = True  # False, in an inventory only: half-made; create finishes it, delete removes it
 
 
 @dataclass(frozen=True)
@@ -163,7 +173,7 @@ class CanFence(Protocol):
 class DriverFactory(Protocol):
     """What an entry point of group `cinderblock.drivers` names: the driver's class."""
 
-    Config: ClassVar[type[DriverConfig]]
-    node_local: ClassVar[bool]
+    Config: type[DriverConfig]
+    node_local: bool
 
     def __call__(self, config: DriverConfig, context: DriverContext) -> VolumeDriver: ...
