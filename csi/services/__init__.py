@@ -1,0 +1,1 @@
+"""RPC services: validate, gate on what is advertised, call, answer."""
