@@ -10,7 +10,15 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from cinderblock.core.api.meta import CelRule, Condition, CustomResource, ErrorRecord, Model, PrinterColumn
+from cinderblock.core.api.meta import (
+    CelRule,
+    Condition,
+    CustomResource,
+    ErrorRecord,
+    Model,
+    PrinterColumn,
+    map_list,
+)
 from cinderblock.core.api.volume import ClaimReference, Use
 
 ADMITTED = "Admitted"  # host
@@ -116,10 +124,12 @@ class AttachmentStatus(Model):
     released: int = Field(default=0, ge=0, description="Highest generation that the node has let go of.")
     node_error: ErrorRecord | None = None
     # each writer sets its own types
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Condition, ...] = Field(default=(), json_schema_extra=map_list("type"))
 
 
 class Attachment(CustomResource):
+    """One Volume exposed to one node: its device appears there and stays until this object is deleted."""
+
     KIND: ClassVar[str] = "Attachment"
     PLURAL: ClassVar[str] = "attachments"
     SINGULAR: ClassVar[str] = "attachment"
@@ -138,7 +148,9 @@ class Attachment(CustomResource):
         CelRule(
             "self == oldSelf", "an Attachment's spec cannot be changed: delete it and make another", "spec"
         ),
-        CelRule("!has(self.fsType) || self.use == 'Mount'", "fsType is only for use Mount", "spec"),
+        CelRule(
+            "!has(self.fsType) || self.use == 'Mount'", "fsType is only for use Mount", "spec", ".fsType"
+        ),
     )
 
     spec: AttachmentSpec

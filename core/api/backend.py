@@ -7,7 +7,15 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from cinderblock.core.api.meta import CelRule, Condition, CustomResource, ErrorRecord, Model, PrinterColumn
+from cinderblock.core.api.meta import (
+    CelRule,
+    Condition,
+    CustomResource,
+    ErrorRecord,
+    Model,
+    PrinterColumn,
+    map_list,
+)
 from cinderblock.core.units import QUANTITY_PATTERN
 
 ACCEPTED = "Accepted"  # Backend: the configuration is valid
@@ -26,7 +34,9 @@ class BackendSpec(Model):
         description="Labels of the nodes that own pools of this Backend; {} = every node; absent = no node"
         " (a network backend, served by the operator).",
     )
-    availability_zone: str | None = Field(default=None, min_length=1)
+    availability_zone: str | None = Field(
+        default=None, min_length=1, description="Zone that its Pools are in."
+    )
     over_subscription_ratio: str = Field(
         default="20",
         pattern=RATIO_PATTERN,
@@ -47,10 +57,12 @@ class BackendStatus(Model):
     observed_generation: int = Field(default=0, ge=0)
     pools: int = Field(default=0, ge=0)
     ready_pools: int = Field(default=0, ge=0)
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Condition, ...] = Field(default=(), json_schema_extra=map_list("type"))
 
 
 class Backend(CustomResource):
+    """An admin's configuration of one driver; its Pools follow from it."""
+
     KIND: ClassVar[str] = "Backend"
     PLURAL: ClassVar[str] = "backends"
     SINGULAR: ClassVar[str] = "backend"
@@ -76,7 +88,7 @@ class Backend(CustomResource):
 
 
 class PoolSpec(Model):
-    backend: str = Field(min_length=1)
+    backend: str = Field(min_length=1, description="Name of the Backend.")
     host: str = Field(min_length=1, description="The volume host that owns it.")
     node: str | None = Field(default=None, description="Node that owns it; absent for network backends.")
     pool: str | None = Field(default=None, description="The driver's own name for it, where it has several.")
@@ -103,10 +115,12 @@ class PoolStatus(Model):
         description="Facts that extra specs are matched against; true and false as words.",
     )
     last_error: ErrorRecord | None = None
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Condition, ...] = Field(default=(), json_schema_extra=map_list("type"))
 
 
 class Pool(CustomResource):
+    """Capacity that Volumes can be placed on: one bucket of a Backend on one volume host, reported by that host."""
+
     KIND: ClassVar[str] = "Pool"
     PLURAL: ClassVar[str] = "pools"
     SINGULAR: ClassVar[str] = "pool"
@@ -124,6 +138,7 @@ class Pool(CustomResource):
     CEL_RULES: ClassVar[tuple[CelRule, ...]] = (
         CelRule("self == oldSelf", "a Pool's spec cannot be changed", "spec"),
     )
+    SELECTABLE_FIELDS: ClassVar[tuple[str, ...]] = (".spec.host", ".spec.backend")
 
     spec: PoolSpec
     status: PoolStatus = Field(default_factory=PoolStatus)
@@ -141,17 +156,25 @@ class VolumeTypeSpec(Model):
     is_default: bool = Field(
         default=False, description="Taken by Volumes that name no type; the oldest default wins."
     )
-    provisioning: Provisioning = Provisioning.THIN
-    min_size: str | None = Field(default=None, pattern=QUANTITY_PATTERN, max_length=32)
-    max_size: str | None = Field(default=None, pattern=QUANTITY_PATTERN, max_length=32)
+    provisioning: Provisioning = Field(
+        default=Provisioning.THIN, description="Thin: space is taken as it is written; Thick: at once."
+    )
+    min_size: str | None = Field(
+        default=None, pattern=QUANTITY_PATTERN, max_length=32, description="Smallest Volume of this type."
+    )
+    max_size: str | None = Field(
+        default=None, pattern=QUANTITY_PATTERN, max_length=32, description="Largest Volume of this type."
+    )
 
 
 class VolumeTypeStatus(Model):
     observed_generation: int = Field(default=0, ge=0)
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Condition, ...] = Field(default=(), json_schema_extra=map_list("type"))
 
 
 class VolumeType(CustomResource):
+    """A policy that users pick by name: which Pools a Volume may be placed on and how it behaves."""
+
     KIND: ClassVar[str] = "VolumeType"
     PLURAL: ClassVar[str] = "volumetypes"
     SINGULAR: ClassVar[str] = "volumetype"
@@ -161,6 +184,15 @@ class VolumeType(CustomResource):
         PrinterColumn("Default", "boolean", ".spec.isDefault"),
         PrinterColumn("Provisioning", "string", ".spec.provisioning"),
         PrinterColumn("Age", "date", ".metadata.creationTimestamp"),
+    )
+    CEL_RULES: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            "!has(self.minSize) || !has(self.maxSize)"
+            " || !quantity(self.maxSize).isLessThan(quantity(self.minSize))",
+            "maxSize cannot be below minSize",
+            "spec",
+            ".maxSize",
+        ),
     )
 
     spec: VolumeTypeSpec = Field(default_factory=VolumeTypeSpec)

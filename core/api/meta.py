@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
 
 from cinderblock.core.errors import GrpcCode
@@ -118,6 +118,11 @@ class ErrorRecord(Model):
     grant: int = Field(default=0, ge=0)
 
 
+def map_list(*keys: str) -> dict[str, JsonValue]:
+    """`json_schema_extra` of a list whose items are told apart by these fields; the API server keeps them unique."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
+
+
 @dataclass(frozen=True)
 class PrinterColumn:
     name: str
@@ -129,11 +134,15 @@ class PrinterColumn:
 
 @dataclass(frozen=True)
 class CelRule:
-    """A CEL validation; `field_path` says on which field it sits ("" = the root, "spec", "spec.size")."""
+    """A CEL validation; `field_path` says on which field it sits ("" = the root, "spec", "spec.size").
+
+    `blames` is the field below it that the API server's answer names, such as ".size".
+    """
 
     rule: str
     message: str
     field_path: str = ""
+    blames: str = ""
 
 
 class Resource(Model):

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from cinderblock.core.api.meta import Condition, CustomResource, Model, PrinterColumn
+from cinderblock.core.api.meta import Condition, CustomResource, Model, PrinterColumn, map_list
 
 
 class StorageNodeSpec(Model):
@@ -22,10 +22,12 @@ class StorageNodeStatus(Model):
     addresses: tuple[str, ...] = ()
     iqn: str | None = None
     nqn: str | None = None
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Condition, ...] = Field(default=(), json_schema_extra=map_list("type"))
 
 
 class StorageNode(CustomResource):
+    """What a node says of itself as an initiator: where and by which protocols it can be given a device."""
+
     KIND: ClassVar[str] = "StorageNode"
     PLURAL: ClassVar[str] = "storagenodes"
     SINGULAR: ClassVar[str] = "storagenode"

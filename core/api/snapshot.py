@@ -6,7 +6,15 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from cinderblock.core.api.meta import CelRule, Condition, CustomResource, ErrorRecord, Model, PrinterColumn
+from cinderblock.core.api.meta import (
+    CelRule,
+    Condition,
+    CustomResource,
+    ErrorRecord,
+    Model,
+    PrinterColumn,
+    map_list,
+)
 from cinderblock.core.api.volume import ClaimReference
 
 
@@ -23,10 +31,12 @@ class SnapshotStatus(Model):
     grant: int = Field(default=0, ge=0)
     size_bytes: int | None = Field(default=None, ge=0)
     last_error: ErrorRecord | None = None
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Condition, ...] = Field(default=(), json_schema_extra=map_list("type"))
 
 
 class Snapshot(CustomResource):
+    """A Volume's content at one moment. Only its schema exists for now: nothing serves it yet."""
+
     KIND: ClassVar[str] = "Snapshot"
     PLURAL: ClassVar[str] = "snapshots"
     SINGULAR: ClassVar[str] = "snapshot"

@@ -11,7 +11,15 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from cinderblock.core.api.meta import CelRule, Condition, CustomResource, ErrorRecord, Model, PrinterColumn
+from cinderblock.core.api.meta import (
+    CelRule,
+    Condition,
+    CustomResource,
+    ErrorRecord,
+    Model,
+    PrinterColumn,
+    map_list,
+)
 from cinderblock.core.errors import GrpcCode
 from cinderblock.core.units import QUANTITY_PATTERN, parse_quantity
 
@@ -109,18 +117,30 @@ class VolumeSpec(Model):
     volume_type: str | None = Field(
         default=None, min_length=1, description="Name of a VolumeType; empty = the default one."
     )
-    volume_mode: VolumeMode = VolumeMode.FILESYSTEM
+    volume_mode: VolumeMode = Field(
+        default=VolumeMode.FILESYSTEM, description="Filesystem: mounted; Block: a raw device."
+    )
     access_modes: tuple[AccessMode, ...] = Field(
-        default=(AccessMode.READ_WRITE_ONCE,), min_length=1, max_length=4
+        default=(AccessMode.READ_WRITE_ONCE,),
+        min_length=1,
+        max_length=4,
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+        description="What pods may do with it; ReadOnlyMany and ReadWriteMany let several nodes hold it at once.",
     )
     fs_type: str | None = Field(
         default=None,
         pattern="^(ext4|xfs)$",
         description="Filesystem that the first mount makes, where it is known beforehand.",
     )
-    availability_zone: str | None = Field(default=None, min_length=1)
-    source: VolumeSource | None = None
-    topology: VolumeTopology | None = None
+    availability_zone: str | None = Field(
+        default=None, min_length=1, description="Only pools of Backends in this zone."
+    )
+    source: VolumeSource | None = Field(
+        default=None, description="What the Volume starts as a copy of; absent = empty, all zeros."
+    )
+    topology: VolumeTopology | None = Field(
+        default=None, description="Nodes from which the Volume must be reachable."
+    )
     claim_ref: ClaimReference | None = Field(default=None, description="Set by our CSI controller.")
     csi: CsiRequest | None = Field(default=None, description="Set by our CSI controller.")
 
@@ -142,6 +162,7 @@ class Allocation(Model):
     host: str = Field(description="The volume host that owns the Pool.")
     size_bytes: int = Field(gt=0)
     type_revision: int = Field(default=0, ge=0, description="metadata.generation of the VolumeType.")
+    thick: bool = Field(default=False, description="All bytes are taken at once: the type's provisioning.")
     grant: int = Field(gt=0)
 
 
@@ -236,16 +257,20 @@ class VolumeStatus(Model):
     scheduling: Scheduling | None = None
     # volume host
     refusal: Refusal | None = None
-    attachments: tuple[VolumeAttachmentEntry, ...] = ()
+    attachments: tuple[VolumeAttachmentEntry, ...] = Field(
+        default=(), json_schema_extra=map_list("attachmentUID")
+    )
     attach_generation: int = Field(default=0, ge=0, description="Counter that generations are drawn from.")
     capacity_bytes: int | None = Field(default=None, ge=0)
     filesystem: Filesystem | None = None
     operation: Operation | None = None
     last_error: ErrorRecord | None = None
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Condition, ...] = Field(default=(), json_schema_extra=map_list("type"))
 
 
 class Volume(CustomResource):
+    """Block storage that a user asks for: placed on a Pool by the leader, made there by the volume host."""
+
     KIND: ClassVar[str] = "Volume"
     PLURAL: ClassVar[str] = "volumes"
     SINGULAR: ClassVar[str] = "volume"
@@ -263,7 +288,10 @@ class Volume(CustomResource):
     SELECTABLE_FIELDS: ClassVar[tuple[str, ...]] = (".status.allocation.host", ".status.handle")
     CEL_RULES: ClassVar[tuple[CelRule, ...]] = (
         CelRule(
-            "quantity(self).isGreaterThan(quantity('0'))", "size must be above 0, such as 10Gi", "spec.size"
+            # A quantity beyond 8Ei is read as 8Ei, so this also keeps every size an int64.
+            "quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei'))",
+            "size must be above 0 and below 8Ei, such as 10Gi",
+            "spec.size",
         ),
         CelRule(
             "[has(self.snapshot), has(self.volume), has(self.image)].filter(x, x).size() <= 1",
@@ -275,6 +303,7 @@ class Volume(CustomResource):
                 f"has(self.{f}) == has(oldSelf.{f}) && (!has(self.{f}) || self.{f} == oldSelf.{f})",
                 f"{f} cannot be changed",
                 "spec",
+                f".{f}",
             )
             for f in (
                 "volumeType",
@@ -283,13 +312,16 @@ class Volume(CustomResource):
                 "source",
                 "fsType",
                 "availabilityZone",
+                "topology",
                 "csi",
             )
         ),
         CelRule(
-            # Written against oldSelf.spec, so that a status write always passes.
+            # Written against oldSelf.spec, so that a status write always passes; growing always passes too, for
+            # a backend may have rounded what exists up to more than was asked.
             "self.spec.size == oldSelf.spec.size || !has(self.status) || !has(self.status.capacityBytes)"
-            " || !quantity(self.spec.size).isLessThan(quantity(string(self.status.capacityBytes)))",
+            " || !quantity(self.spec.size).isLessThan(quantity(oldSelf.spec.size))"
+            " || sign(quantity(self.spec.size).sub(self.status.capacityBytes)) >= 0",
             "size cannot go below what exists (status.capacityBytes): a volume never shrinks",
         ),
     )
