@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -86,6 +86,17 @@ class PersistentVolumeClaim(Resource):
     KIND: ClassVar[str] = "PersistentVolumeClaim"
     PLURAL: ClassVar[str] = "persistentvolumeclaims"
     API_VERSION: ClassVar[str] = "v1"
+
+
+class CustomResourceDefinition(Resource):
+    """Only carried, never looked into: `spec` is the generator's output."""
+
+    KIND: ClassVar[str] = "CustomResourceDefinition"
+    PLURAL: ClassVar[str] = "customresourcedefinitions"
+    API_VERSION: ClassVar[str] = "apiextensions.k8s.io/v1"
+    NAMESPACED: ClassVar[bool] = False
+
+    spec: dict[str, Any] = Field(default_factory=dict)
 
 
 class Event(Resource):
