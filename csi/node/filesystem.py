@@ -1,0 +1,87 @@
+"""Making and growing ext4 and xfs. When mkfs may run at all is decided in csi/node/format.py."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+
+from cinderblock.core.errors import BackendFault, InvalidRequest
+from cinderblock.core.process import Runner
+from cinderblock.core.units import MIB
+from cinderblock.csi.connectors.base import Device
+from cinderblock.csi.node.probe import read_exactly
+
+# No discard: the device is blank. ext4's journal is written out at once, its inode tables by the kernel later
+# (they read as zeros anyway, and writing them now would fill a thin volume).
+_MKFS = {
+    "ext4": ("mkfs.ext4", "-F", "-q", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=0"),
+    "xfs": ("mkfs.xfs", "-f", "-q", "-K"),
+}
+_SMALLEST = {"ext4": 4 * MIB, "xfs": 300 * MIB}
+_MKFS_DEADLINE = 90.0
+_GROW_DEADLINE = 90.0
+_CHECK_DEADLINE = 90.0
+_SLACK = MIB  # both leave a remainder that is too small for a group of its own
+_EXT4_AT, _EXT4_MAGIC, _EXT4_HAS_ERRORS = 1024, 0xEF53, 2
+
+
+async def make_filesystem(runner: Runner, device: Device, fs_type: str) -> None:
+    """Destroys what is on the device. Errors: InvalidRequest (too small), CommandFailed, OperationTimeout."""
+    if device.size_bytes < _SMALLEST[fs_type]:
+        raise InvalidRequest(f"{fs_type} needs at least {_SMALLEST[fs_type] // MIB} MiB")
+    await runner.run([*_MKFS[fs_type], "--", str(device.path)], timeout=_MKFS_DEADLINE)
+
+
+def _superblock_bytes(device: Device, fs_type: str) -> int:
+    if fs_type == "xfs":
+        head = read_exactly(device.path, 0, 512)
+        block_bytes, blocks = struct.unpack_from(">IQ", head, 4)
+        if not head.startswith(b"XFSB"):
+            raise BackendFault(f"{device.path} holds no xfs")
+        return int(block_bytes) * int(blocks)
+    head = read_exactly(device.path, _EXT4_AT, 1024)
+    (magic,) = struct.unpack_from("<H", head, 0x38)
+    if magic != _EXT4_MAGIC:
+        raise BackendFault(f"{device.path} holds no ext4")
+    (low,) = struct.unpack_from("<I", head, 4)
+    (shift,) = struct.unpack_from("<I", head, 0x18)
+    (high,) = struct.unpack_from("<I", head, 0x150)
+    return int((high << 32) | low) * (1024 << int(shift))
+
+
+async def filesystem_bytes(device: Device, fs_type: str) -> int:
+    """What the superblock says. Errors: BackendFault (no such filesystem), BackendUnavailable."""
+    return await asyncio.to_thread(_superblock_bytes, device, fs_type)
+
+
+async def grow_filesystem(runner: Runner, device: Device, fs_type: str, mounted_at: str) -> bool:
+    """Grow a mounted filesystem to its device; False when there was nothing to grow.
+
+    Errors: CommandFailed, OperationTimeout; the old size stands.
+    """
+    if await filesystem_bytes(device, fs_type) + _SLACK > device.size_bytes:
+        return False
+    argv = ["xfs_growfs", "-d", mounted_at] if fs_type == "xfs" else ["resize2fs", str(device.path)]
+    await runner.run(argv, timeout=_GROW_DEADLINE)
+    return True
+
+
+async def repair_if_marked(runner: Runner, device: Device, fs_type: str) -> None:
+    """Before a mount: ext4 that the kernel marked as faulty gets the safe repairs; the journal replays itself.
+
+    Errors: BackendFault when a person is needed.
+    """
+    if fs_type != "ext4":
+        return
+    head = await asyncio.to_thread(read_exactly, device.path, _EXT4_AT, 1024)
+    (state,) = struct.unpack_from("<H", head, 0x3A)
+    if not state & _EXT4_HAS_ERRORS:
+        return
+    result = await runner.run(
+        ["e2fsck", "-p", str(device.path)], timeout=_CHECK_DEADLINE, ok=tuple(range(128))
+    )
+    if result.returncode > 1:
+        raise BackendFault(
+            f"the filesystem on {device.path} is damaged and e2fsck -p cannot repair it safely: detach it and"
+            " run e2fsck by hand"
+        )
