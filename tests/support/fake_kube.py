@@ -1,25 +1,30 @@
 """A small API server in memory, with etcd's semantics where our code leans on them.
 
 resourceVersion on every write and Conflict on a stale one, UIDs, UID preconditions, finalizers with
-deletionTimestamp, generation on spec changes, the status sub-resource, watches. What it cannot do (CEL, schemas,
-defaults) is tested against the real one.
+deletionTimestamp, generation, the status sub-resource, selectors, watches through history, compaction.
+tests/contract_kube runs the same tests against this and a real API server. What it cannot do (CEL, schemas,
+defaults, admission) is tested against the real one only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from cinderblock.core.api.meta import Resource
+from cinderblock.core.api.meta import CustomResource, Resource
 from cinderblock.core.kube.port import (
     Conflict,
+    HistoryGone,
     Listing,
     ObjectExists,
     ObjectNotFound,
+    Rejected,
     WatchEvent,
     WatchType,
     merge_patch,
@@ -27,77 +32,160 @@ from cinderblock.core.kube.port import (
 
 R = TypeVar("R", bound=Resource)
 Key = tuple[str, str, str]
+Body = dict[str, Any]
+Selector = Callable[[Body], bool]
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
+_BUILTIN_FIELDS: dict[str, tuple[str, ...]] = {
+    "Pod": ("spec.nodeName", "status.phase"),
+    "Event": ("involvedObject.kind", "involvedObject.name", "involvedObject.uid", "reason", "type"),
+}
 
 
-def _matches(body: dict[str, Any], field_selector: str | None, label_selector: str | None) -> bool:
-    for term in (label_selector or "").split(",") if label_selector else ():
-        key, _, value = term.partition("=")
-        if body["metadata"].get("labels", {}).get(key) != value.lstrip("="):
+def _now() -> str:
+    return datetime.now(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+
+
+def _terms(selector: str) -> list[tuple[str, str, str]]:
+    """(key, = or != or exists or missing, value) of every term."""
+    found = []
+    for term in filter(None, selector.split(",")):
+        match = re.fullmatch(r"\s*(!?)([^=!\s]+)\s*(?:(==|=|!=)\s*(\S*))?\s*", term)
+        if match is None:
+            raise Rejected(f"unable to parse {selector!r}", status=400)
+        negated, key, operator, value = match.groups()
+        if operator is None:
+            found.append((key, "missing" if negated else "exists", ""))
+        else:
+            found.append((key, "!=" if operator == "!=" else "=", value))
+    return found
+
+
+def _judge(operator: str, value: str, wanted: str) -> bool:
+    return (value != wanted) if operator == "!=" else (value == wanted)
+
+
+def _selector(
+    kind: type[Resource], namespace: str | None, fields: str | None, labels: str | None
+) -> Selector:
+    field_terms, label_terms = _terms(fields or ""), _terms(labels or "")
+    known = {"metadata.name", *_BUILTIN_FIELDS.get(kind.KIND, ())}
+    if kind.NAMESPACED:
+        known.add("metadata.namespace")
+    if issubclass(kind, CustomResource):
+        known.update(path.removeprefix(".") for path in kind.SELECTABLE_FIELDS)
+    for key, operator, _ in field_terms:
+        if key not in known or operator not in ("=", "!="):
+            raise Rejected(f"field label not supported: {key}", status=400)
+
+    def matches(body: Body) -> bool:
+        meta = body["metadata"]
+        if namespace is not None and kind.NAMESPACED and meta.get("namespace") != namespace:
             return False
-    for term in (field_selector or "").split(",") if field_selector else ():
-        path, _, value = term.partition("=")
-        at: Any = body
-        for part in path.strip(".").split("."):
-            at = at.get(part) if isinstance(at, dict) else None
-        if (at or "") != value.lstrip("="):
-            return False
-    return True
+        has = meta.get("labels", {})
+        for key, operator, value in label_terms:
+            if operator in ("exists", "missing"):
+                if (key in has) is not (operator == "exists"):
+                    return False
+            elif (operator == "=" and key not in has) or not _judge(operator, has.get(key, "\0"), value):
+                return False
+        return all(_judge(operator, _field(body, key), value) for key, operator, value in field_terms)
+
+    return matches
 
 
-def _apply(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+def _field(body: Body, path: str) -> str:
+    at: Any = body
+    for part in path.split("."):
+        at = at.get(part) if isinstance(at, dict) else None
+    return str(at).lower() if isinstance(at, bool) else str(at or "")
+
+
+def _apply(target: Body, patch: Body) -> Body:
     out = dict(target)
     for key, value in patch.items():
         if value is None:
             out.pop(key, None)
-        elif isinstance(value, dict) and isinstance(out.get(key), dict):
-            out[key] = _apply(out[key], value)
+        elif isinstance(value, dict):
+            old = out.get(key)
+            out[key] = _apply(old if isinstance(old, dict) else {}, value)
         else:
             out[key] = value
     return out
 
 
+@dataclass(frozen=True)
+class _Change:
+    version: int
+    kind: str
+    old: Body | None
+    new: Body | None  # None = the object is gone
+
+
 class FakeKube:
-    """Implements the Kube port. `writes` records (verb, kind, name); `before_write` may raise or act."""
+    """Implements the Kube port.
+
+    `writes` records every attempt as (verb, kind, name). `before_write` may raise (nothing happened) or act;
+    `after_write` may raise once the write stands (the answer got lost). `compact` forgets history;
+    while `silent`, changes happen that no watch ever tells.
+    """
 
     def __init__(self) -> None:
-        self._objects: dict[Key, dict[str, Any]] = {}
+        self._objects: dict[Key, Body] = {}
         self._version = 100
-        self._watchers: list[tuple[type[Resource], asyncio.Queue[tuple[WatchType, dict[str, Any]]]]] = []
-        self._log: list[tuple[int, str, WatchType, dict[str, Any]]] = []
+        self._forgotten = 0
+        self._log: list[_Change] = []
+        self._wake: list[asyncio.Event] = []
+        self.silent = False
         self.writes: list[tuple[str, str, str]] = []
         self.before_write: Callable[[str, str, str], None] = lambda verb, kind, name: None
+        self.after_write: Callable[[str, str, str], None] = lambda verb, kind, name: None
+
+    def compact(self) -> None:
+        """Forget history, as etcd does every five minutes: a watch from before now ends in HistoryGone."""
+        self._forgotten = self._version
 
     # helpers -------------------------------------------------------------------------------------------
     def _key(self, kind: type[Resource], name: str, namespace: str | None) -> Key:
         return (kind.KIND, (namespace or "") if kind.NAMESPACED else "", name)
 
-    def _load(self, kind: type[R], body: dict[str, Any]) -> R:
+    def _load(self, kind: type[R], body: Body) -> R:
         return kind.model_validate(json.loads(json.dumps(body)))
 
-    def _publish(self, kind: str, type_: WatchType, body: dict[str, Any]) -> None:
-        self._log.append((self._version, kind, type_, body))
-        for watched, queue in list(self._watchers):
-            if kind == watched.KIND:
-                queue.put_nowait((type_, body))
-
-    def _store(self, key: Key, body: dict[str, Any], type_: WatchType) -> dict[str, Any]:
+    def _commit(self, key: Key, body: Body) -> Body:
+        """Store a new state; an object that is being deleted and has no finalizer left is gone with it."""
         self._version += 1
         body = json.loads(json.dumps(body))
-        body["metadata"]["resourceVersion"] = str(self._version)
         meta = body["metadata"]
-        if meta.get("deletionTimestamp") and not meta.get("finalizers"):
-            self._objects.pop(key, None)
-            self._publish(key[0], WatchType.DELETED, body)
-        else:
+        meta["resourceVersion"] = str(self._version)
+        gone = bool(meta.get("deletionTimestamp")) and not meta.get("finalizers")
+        old = self._objects.pop(key, None)
+        if not gone:
             self._objects[key] = body
-            self._publish(key[0], type_, body)
+        if self.silent:
+            return body
+        self._log.append(_Change(self._version, key[0], old, None if gone else body))
+        for event in self._wake:
+            event.set()
         return body
 
-    def _wrote(self, verb: str, kind: type[Resource], name: str) -> None:
-        self.before_write(verb, kind.KIND, name)
-        self.writes.append((verb, kind.KIND, name))
+    def _begin(self, verb: str, obj: Resource) -> None:
+        self.before_write(verb, obj.KIND, obj.name)
+        self.writes.append((verb, obj.KIND, obj.name))
 
-    # port ----------------------------------------------------------------------------------------------
+    def _judge_metadata(self, obj: Resource) -> None:
+        if not _NAME.fullmatch(obj.name) or len(obj.name) > 253:
+            raise Rejected(f"{obj.KIND} {obj.name!r} is invalid: metadata.name", status=422)
+        if obj.NAMESPACED and not obj.namespace:
+            raise Rejected(f"{obj.KIND} {obj.name!r} is invalid: no namespace", status=400)
+        for key, value in obj.metadata.labels.items():
+            if not _LABEL_VALUE.fullmatch(value):
+                raise Rejected(
+                    f"{obj.KIND} {obj.name!r} is invalid: metadata.labels {key}: {value!r}", status=422
+                )
+
+    # reads ---------------------------------------------------------------------------------------------
     async def get(self, kind: type[R], name: str, namespace: str | None = None) -> R:
         await asyncio.sleep(0)
         body = self._objects.get(self._key(kind, name, namespace))
@@ -113,13 +201,12 @@ class FakeKube:
         label_selector: str | None = None,
         field_selector: str | None = None,
     ) -> Listing[R]:
+        matches = _selector(kind, namespace, field_selector, label_selector)
         await asyncio.sleep(0)
         found = [
             self._load(kind, body)
             for key, body in sorted(self._objects.items())
-            if key[0] == kind.KIND
-            and (namespace is None or not kind.NAMESPACED or key[1] == namespace)
-            and _matches(body, field_selector, label_selector)
+            if key[0] == kind.KIND and matches(body)
         ]
         return Listing(found, str(self._version))
 
@@ -132,40 +219,61 @@ class FakeKube:
         label_selector: str | None = None,
         field_selector: str | None = None,
     ) -> AsyncIterator[WatchEvent[R]]:
-        queue: asyncio.Queue[tuple[WatchType, dict[str, Any]]] = asyncio.Queue()
-        for version, logged, type_, body in self._log:
-            if version > int(resource_version) and logged == kind.KIND:
-                queue.put_nowait((type_, body))
-        entry = (kind, queue)
-        self._watchers.append(entry)
+        matches = _selector(kind, namespace, field_selector, label_selector)
+        seen, wake = int(resource_version), asyncio.Event()
+        if seen < self._forgotten:
+            raise HistoryGone(f"too old resource version: {seen} ({self._forgotten})", status=410)
+        at = next((i for i, change in enumerate(self._log) if change.version > seen), len(self._log))
+        self._wake.append(wake)
         try:
             while True:
-                type_, body = await queue.get()
-                if namespace is not None and body["metadata"].get("namespace") != namespace:
-                    continue
-                if not _matches(body, field_selector, label_selector):
-                    continue
-                yield WatchEvent(type_, self._load(kind, body))
+                while at < len(self._log):
+                    change = self._log[at]
+                    at += 1
+                    event = self._event(change, kind, matches)
+                    if event is not None:
+                        yield event
+                wake.clear()
+                if at == len(self._log):
+                    await wake.wait()
         finally:
-            self._watchers.remove(entry)
+            self._wake.remove(wake)
 
+    def _event(self, change: _Change, kind: type[R], matches: Selector) -> WatchEvent[R] | None:
+        """What a watch sees of a change: an object that starts or stops matching is added or deleted to it."""
+        if change.kind != kind.KIND:
+            return None
+        before = change.old is not None and matches(change.old)
+        after = change.new is not None and matches(change.new)
+        if after and change.new is not None:
+            return WatchEvent(WatchType.MODIFIED if before else WatchType.ADDED, self._load(kind, change.new))
+        if before and change.old is not None:
+            meta = {**change.old["metadata"], "resourceVersion": str(change.version)}
+            return WatchEvent(WatchType.DELETED, self._load(kind, {**change.old, "metadata": meta}))
+        return None
+
+    # writes --------------------------------------------------------------------------------------------
     async def create(self, obj: R) -> R:
         await asyncio.sleep(0)
-        self._wrote("create", type(obj), obj.name)
+        self._begin("create", obj)
+        self._judge_metadata(obj)
         key = self._key(type(obj), obj.name, obj.namespace)
+        if obj.metadata.resource_version:
+            raise Rejected("resourceVersion should not be set on objects to be created", status=500)
         if key in self._objects:
             raise ObjectExists(f"{obj.PLURAL} {obj.name!r} already exists", status=409)
         body = obj.to_api()
-        if isinstance(body.get("status"), dict):
-            body["status"] = {}
-        body["metadata"] |= {
-            "uid": str(uuid.uuid4()),
-            "generation": 1,
-            "creationTimestamp": datetime.now(UTC).replace(microsecond=0).isoformat(),
-        }
-        return self._load(type(obj), self._store(key, body, WatchType.ADDED))
+        meta = body["metadata"]
+        meta.pop("deletionTimestamp", None)
+        meta |= {"uid": str(uuid.uuid4()), "creationTimestamp": _now()}
+        if isinstance(obj, CustomResource):
+            body.pop("status", None)
+            meta["generation"] = 1
+        stored = self._load(type(obj), self._commit(key, body))
+        self.after_write("create", obj.KIND, obj.name)
+        return stored
 
-    def _current(self, before: Resource) -> tuple[Key, dict[str, Any]]:
+    def _current(self, before: Resource) -> tuple[Key, Body]:
         key = self._key(type(before), before.name, before.namespace)
         body = self._objects.get(key)
         if body is None:
@@ -183,42 +291,54 @@ class FakeKube:
         await asyncio.sleep(0)
         if not patch:
             return before
-        self._wrote("update", type(before), before.name)
+        self._begin("update", before)
         key, body = self._current(before)
+        self._judge_metadata(after)
         assert isinstance(patch, dict)
         changed = _apply(body, patch)
-        if changed.get("spec") != body.get("spec"):
-            changed["metadata"]["generation"] = body["metadata"]["generation"] + 1
-        return self._load(type(before), self._store(key, changed, WatchType.MODIFIED))
+        meta = changed["metadata"]
+        added = set(meta.get("finalizers", ())) - set(body["metadata"].get("finalizers", ()))
+        if added and meta.get("deletionTimestamp"):
+            raise Rejected(
+                "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted,"
+                f" found new finalizers {sorted(added)}",
+                status=422,
+            )
+        if isinstance(before, CustomResource) and changed.get("spec") != body.get("spec"):
+            meta["generation"] = body["metadata"]["generation"] + 1
+        stored = self._load(type(before), self._commit(key, changed))
+        self.after_write("update", before.KIND, before.name)
+        return stored
 
     async def update_status(self, before: R, after: R) -> R:
         patch = merge_patch(before.to_api().get("status", {}), after.to_api().get("status", {}))
         await asyncio.sleep(0)
         if not patch:
             return before
-        self._wrote("status", type(before), before.name)
+        self._begin("status", before)
         key, body = self._current(before)
         assert isinstance(patch, dict)
         changed = {**body, "status": _apply(body.get("status", {}), patch)}
-        return self._load(type(before), self._store(key, changed, WatchType.MODIFIED))
+        stored = self._load(type(before), self._commit(key, changed))
+        self.after_write("status", before.KIND, before.name)
+        return stored
 
     async def delete(self, obj: R) -> None:
         await asyncio.sleep(0)
-        self._wrote("delete", type(obj), obj.name)
+        self._begin("delete", obj)
         key = self._key(type(obj), obj.name, obj.namespace)
         body = self._objects.get(key)
         if body is None:
             return
-        if body["metadata"]["uid"] != obj.uid:
+        meta = body["metadata"]
+        if meta["uid"] != obj.uid:
             raise Conflict(f"{obj.PLURAL} {obj.name!r} is another object by now", status=409)
-        if body["metadata"].get("finalizers"):
-            if not body["metadata"].get("deletionTimestamp"):
-                meta = {
-                    **body["metadata"],
-                    "deletionTimestamp": datetime.now(UTC).replace(microsecond=0).isoformat(),
-                }
-                self._store(key, {**body, "metadata": meta}, WatchType.MODIFIED)
+        if meta.get("finalizers") and meta.get("deletionTimestamp"):
             return
-        self._objects.pop(key)
-        self._version += 1
-        self._publish(key[0], WatchType.DELETED, body)
+        meta = {**meta, "deletionTimestamp": _now()}
+        if "generation" in meta:
+            meta["generation"] += (
+                1  # the API server counts the request to delete as a change of what is wanted
+            )
+        self._commit(key, {**body, "metadata": meta})
+        self.after_write("delete", obj.KIND, obj.name)
