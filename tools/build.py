@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from tools import modules
 from tools.golang import ensure_go
 from tools.modules import MODULES, Module
 from tools.paths import GO_MODULES
@@ -30,6 +31,12 @@ def ensure(names: Iterable[str]) -> None:
         module = MODULES[name]
         if not module.is_built():
             _build_locked(module)
+
+
+def binary(name: str) -> Path:
+    """The path of one pinned binary, built now when it is missing."""
+    ensure([modules.module_of(name).name])
+    return modules.binary(name)
 
 
 def _build_locked(module: Module) -> None:

@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import platform
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -68,6 +70,19 @@ def require_debian_root(names: Sequence[str]) -> None:
         )
     if os.geteuid() != 0:
         raise ToolError(f"missing Debian packages and not root; as root: apt-get install {wanted}")
+
+
+def require_machine() -> None:
+    """Say everything at once that keeps the local cluster from running on this machine."""
+    lacks = []
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        lacks.append(f"it needs Linux on x86_64, this is {sys.platform} on {platform.machine()}")
+    if os.geteuid() != 0:
+        lacks.append("it needs root: nodes are namespaces with mounts of their own")
+    if shutil.which("apt-get") is None and (absent := missing(CLUSTER_PACKAGES)):
+        lacks.append(f"not Debian (no apt-get here), and these are missing: {' '.join(absent)}")
+    if lacks:
+        raise ToolError("this machine cannot run the local cluster: " + "; ".join(lacks))
 
 
 def install(names: Sequence[str], options: Sequence[str] = ()) -> None:

@@ -98,12 +98,18 @@ MODULES: Mapping[str, Module] = {
 }
 
 
+def module_of(binary_name: str) -> Module:
+    """Which module builds a binary."""
+    for module in MODULES.values():
+        if binary_name in module.binaries:
+            return module
+    raise ToolError(f"no pinned module builds {binary_name}")
+
+
 def binary(name: str) -> Path:
     """The path of one built binary; ToolError where it is not built yet."""
-    for module in MODULES.values():
-        if name in module.binaries:
-            path = module.folder() / name
-            if path.is_file():
-                return path
-            raise ToolError(f"{name} is not built yet: run `python -m tools.build {module.name}`")
-    raise ToolError(f"no pinned module builds {name}")
+    module = module_of(name)
+    path = module.folder() / name
+    if not path.is_file():
+        raise ToolError(f"{name} is not built yet: run `python -m tools.build {module.name}`")
+    return path

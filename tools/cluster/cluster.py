@@ -21,7 +21,7 @@ from tools.cluster.images import Archive
 from tools.cluster.layout import API_ADDRESS, API_PORT, Layout
 from tools.cluster.node import Node
 from tools.cluster.oci import manifest_digest
-from tools.debian import CLUSTER_PACKAGES, ensure_packages, sbin_path
+from tools.debian import CLUSTER_PACKAGES, ensure_packages, require_machine, sbin_path
 from tools.paths import cache_dir
 from tools.shell import ToolError, say, tail
 
@@ -65,6 +65,7 @@ class Cluster:
 
     def up(self, nodes: int = 1) -> None:
         """Bring up the control plane, `nodes` nodes and the standard images."""
+        require_machine()
         require_root()
         ensure_packages(CLUSTER_PACKAGES)
         build.ensure(["etcd", "kubernetes", "containerd"])
@@ -173,7 +174,12 @@ class Cluster:
         self.layout.state.mkdir(parents=True, exist_ok=True)
         made = [str(path) for path in _MOUNT_POINTS if not path.exists()]
         new = self.layout.facts.with_suffix(".new")
-        new.write_text(json.dumps({"ip_forward": network.forwarding(), "folders": made}))
+        facts = {
+            "ip_forward": network.forwarding(),
+            "folders": made,
+            "netns_mounted": network.namespaces_mounted(),
+        }
+        new.write_text(json.dumps(facts))
         new.rename(self.layout.facts)
 
     def _restore_machine(self) -> None:
@@ -182,6 +188,8 @@ class Cluster:
         except (FileNotFoundError, ValueError):
             return
         network.set_forwarding(facts["ip_forward"])
+        if not facts["netns_mounted"]:
+            network.unmount_namespaces()
         for folder in facts["folders"]:
             with contextlib.suppress(OSError):  # not empty: somebody else uses it by now
                 Path(folder).rmdir()

@@ -13,6 +13,8 @@ from tools.shell import ToolError, run
 
 _DEADLINE_SECONDS = 20.0
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+_NAMESPACES = Path("/run/netns")
+_MOUNTS = Path("/proc/self/mountinfo")
 _RULES = (("-i", BRIDGE, "-j", "ACCEPT"), ("-o", BRIDGE, "-j", "ACCEPT"))
 
 
@@ -82,7 +84,19 @@ def remove_node(node: NodeLayout) -> None:
 
 def namespace(node: NodeLayout) -> Path:
     """The handle that nsenter takes."""
-    return Path("/run/netns") / node.kernel_name
+    return _NAMESPACES / node.kernel_name
+
+
+def namespaces_mounted() -> bool:
+    """`ip netns add` binds its folder onto itself the first time."""
+    # Not Path.is_mount(): that overlooks a bind within one filesystem.
+    return any(line.split(" ")[4] == str(_NAMESPACES) for line in _MOUNTS.read_text().splitlines())
+
+
+def unmount_namespaces() -> None:
+    """Undo that, unless somebody has namespaces there by now."""
+    if namespaces_mounted() and not any(_NAMESPACES.iterdir()):
+        run(["umount", _NAMESPACES], timeout=_DEADLINE_SECONDS)
 
 
 def link_exists(name: str) -> bool:
