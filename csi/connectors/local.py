@@ -15,22 +15,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from cinderblock.core.api.attachment import Connection, ConnectionProtocol, LocalConnection
-from cinderblock.core.errors import BackendFault, InvalidRequest, VolumeInUse
+from cinderblock.core.errors import BackendFault, BackendUnavailable, InvalidRequest, VolumeInUse
 from cinderblock.csi.connectors.base import Device, WrongDevice
 from cinderblock.csi.connectors.beneath import open_beneath
 from cinderblock.csi.connectors.loop import LoopDevices, LoopStatus, backing_of
 
 IDENTITY_ATTRIBUTE = "user.cinderblock.identity"
-NAME_PREFIX = "cb:"
 SECTOR_BYTES = 512  # fixed for good: a filesystem made on one sector size does not mount on another
-_IDENTITY_MAX = 60
+_IDENTITY_MAX = 50
 T = TypeVar("T")
-
-
-def loop_name(identity: str) -> str:
-    if len(identity.encode()) > _IDENTITY_MAX:
-        identity = hashlib.sha256(identity.encode()).hexdigest()[:40]
-    return NAME_PREFIX + identity
 
 
 def _local(connection: Connection) -> LocalConnection:
@@ -57,6 +50,22 @@ class LocalConnector:
         self._loops = loops
         self._sys = sys_block
 
+    def _prefix(self) -> str:
+        """Tells our devices from those of another installation, or another node, on the same kernel."""
+        try:
+            root = self._root.stat()
+        except OSError as error:
+            raise BackendUnavailable(
+                f"the pools' root cannot be read: {os.strerror(error.errno or 0)}"
+            ) from None
+        return f"cb-{hashlib.sha256(f'{root.st_dev}:{root.st_ino}'.encode()).hexdigest()[:8]}:"
+
+    def _name(self, connection: Connection) -> str:
+        identity = _local(connection).identity
+        if len(identity.encode()) > _IDENTITY_MAX:
+            identity = hashlib.sha256(identity.encode()).hexdigest()[:40]
+        return self._prefix() + identity
+
     async def connect(self, connection: Connection) -> Device:
         return await _in_thread(lambda: self._connect(connection))
 
@@ -65,7 +74,7 @@ class LocalConnector:
         return None if found is None else _device(found)
 
     async def disconnect(self, connection: Connection) -> None:
-        await _in_thread(lambda: self._disconnect(loop_name(_local(connection).identity)))
+        await _in_thread(lambda: self._disconnect(self._name(connection)))
 
     async def resize(self, connection: Connection) -> Device:
         return await _in_thread(lambda: self._connect(connection))
@@ -76,12 +85,13 @@ class LocalConnector:
 
     async def strays(self) -> Sequence[tuple[str, Device]]:
         def scan() -> list[tuple[str, Device]]:
-            return [(s.name, _device(s)) for s in self._loops.bound() if s.name.startswith(NAME_PREFIX)]
+            prefix = self._prefix()
+            return [(s.name, _device(s)) for s in self._loops.bound() if s.name.startswith(prefix)]
 
         return await _in_thread(scan)
 
     def stray_name(self, connection: Connection) -> str:
-        return loop_name(_local(connection).identity)
+        return self._name(connection)
 
     async def disconnect_stray(self, name: str, device: Device) -> None:
         await _in_thread(lambda: self._disconnect(name))
@@ -114,10 +124,10 @@ class LocalConnector:
 
     def _find(self, connection: Connection) -> LoopStatus | None:
         # By the name we gave it after its proof: the image may be out of reach, and the device is there all the same.
-        return next(iter(self._match(loop_name(_local(connection).identity), None)), None)
+        return next(iter(self._match(self._name(connection), None)), None)
 
     def _connect(self, connection: Connection) -> Device:
-        name = loop_name(_local(connection).identity)
+        name = self._name(connection)
         with self._proved(connection) as image:
             backing = backing_of(os.fstat(image))
             status: LoopStatus | None = None
