@@ -19,6 +19,7 @@ from cinderblock.core.api.meta import (
 from cinderblock.core.units import QUANTITY_PATTERN
 
 ACCEPTED = "Accepted"  # Backend: the configuration is valid
+BACKEND_IN_USE = "InUse"  # Backend that is being deleted: volumes hold it
 POOL_READY = "Ready"  # Pool, host: the driver is open and the marker is ours
 HOST_ALIVE = "HostAlive"  # Pool, leader
 RATIO_PATTERN = r"^(auto|[0-9]+(\.[0-9]+)?)$"

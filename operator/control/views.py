@@ -1,0 +1,54 @@
+"""The pools as the scheduler sees them: their reports, the leader's sums, and what it knows of hosts and Backends."""
+
+from __future__ import annotations
+
+from cinderblock.core.api.backend import ACCEPTED, Backend, Pool
+from cinderblock.core.api.meta import ConditionStatus, find_condition
+from cinderblock.core.kube.store import StoreKey
+from cinderblock.operator.control.ledger import Ledger
+from cinderblock.operator.control.liveness import HostLiveness
+from cinderblock.operator.engine.stores import Stores
+from cinderblock.operator.scheduler.model import PoolView
+
+
+class PoolViews:
+    def __init__(self, stores: Stores, ledger: Ledger, liveness: HostLiveness) -> None:
+        self._stores = stores
+        self._ledger = ledger
+        self._liveness = liveness
+
+    def all(self, for_volume: StoreKey) -> list[PoolView]:
+        """Every pool, with the sums that this Volume does not count in."""
+        blocked = {b.name: _blocked(b) for b in self._stores.backends.all()}
+        return [
+            self._view(pool, for_volume, blocked.get(pool.spec.backend, _MISSING))
+            for pool in self._stores.pools.all()
+        ]
+
+    def one(self, pool: str, for_volume: StoreKey) -> PoolView | None:
+        """A single pool; None when there is no such object."""
+        found = self._stores.pools.get(None, pool)
+        if found is None:
+            return None
+        backend = self._stores.backends.get(None, found.spec.backend)
+        return self._view(found, for_volume, _blocked(backend) if backend is not None else _MISSING)
+
+    def _view(self, pool: Pool, for_volume: StoreKey, blocked: str | None) -> PoolView:
+        return PoolView(
+            pool=pool,
+            provisioned_bytes=self._ledger.provisioned_bytes(pool.name, without=for_volume),
+            host_alive=self._liveness.alive(pool.spec.host),
+            blocked=blocked,
+        )
+
+
+_MISSING = "its Backend does not exist"
+
+
+def _blocked(backend: Backend) -> str | None:
+    if backend.deleting:
+        return "its Backend is being deleted"
+    accepted = find_condition(backend.status.conditions, ACCEPTED)
+    if accepted is not None and accepted.status is ConditionStatus.FALSE:
+        return f"its Backend is not valid: {accepted.message}"
+    return None

@@ -1,0 +1,1 @@
+"""Placement: which pools can take a volume, in which order, and why the others cannot. Pure."""

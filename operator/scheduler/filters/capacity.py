@@ -1,0 +1,31 @@
+"""Capacity: the request fits below the pool's limit and above its physical floor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cinderblock.core.capacity import of_status, room
+from cinderblock.core.units import format_bytes
+from cinderblock.operator.scheduler.model import PlacementRequest, PoolView
+
+
+@dataclass(frozen=True)
+class CapacityFilter:
+    name: str = "Capacity"
+
+    def refuse(self, request: PlacementRequest, view: PoolView) -> str | None:
+        capacity = of_status(view.pool.status, view.provisioned_bytes)
+        if capacity is None:
+            return "has reported no size"
+        found = room(capacity, thick=request.thick)
+        if found.below_floor:
+            return (
+                f"only {format_bytes(capacity.free_bytes)} of {format_bytes(capacity.total_bytes)} are really"
+                f" free, less than the floor of {capacity.physical_floor_percent} %"
+            )
+        if request.size_bytes > found.grantable_bytes:
+            return (
+                f"{format_bytes(request.size_bytes)} asked, {format_bytes(found.grantable_bytes)} of"
+                f" {format_bytes(found.limit_bytes)} left"
+            )
+        return None

@@ -1,0 +1,78 @@
+"""What the scheduler is asked, what it looks at, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cinderblock.core.api.backend import Pool
+
+
+@dataclass(frozen=True)
+class PlacementRequest:
+    """One volume that wants a pool."""
+
+    size_bytes: int
+    thick: bool = False
+    extra_specs: Mapping[str, str] = field(default_factory=dict)
+    availability_zone: str | None = None
+    requisite_nodes: tuple[str, ...] = ()
+    preferred_nodes: tuple[str, ...] = ()
+    tried_pools: frozenset[str] = frozenset()  # refused in this cycle
+
+
+@dataclass(frozen=True)
+class PoolView:
+    """A Pool and what the leader knows beside it."""
+
+    pool: Pool
+    provisioned_bytes: int  # sum of the grants, without the one that is being decided
+    host_alive: bool = True
+    blocked: str | None = None  # why its Backend takes nothing new, in words
+
+    @property
+    def name(self) -> str:
+        return self.pool.name
+
+
+class Filter(Protocol):
+    """Says why a pool cannot take the request; None = it can."""
+
+    @property
+    def name(self) -> str: ...
+
+    def refuse(self, request: PlacementRequest, view: PoolView) -> str | None: ...
+
+
+class Weigher(Protocol):
+    """A raw weight, more = better; normalised over the candidates and multiplied."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def multiplier(self) -> float: ...
+
+    def weigh(self, request: PlacementRequest, view: PoolView) -> float: ...
+
+
+@dataclass(frozen=True)
+class RankedPool:
+    view: PoolView
+    weight: float
+
+
+@dataclass(frozen=True)
+class RefusedPool:
+    pool: str
+    filter: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The pools that can take the request, best first, and the others with the filter that refused each."""
+
+    candidates: tuple[RankedPool, ...]
+    refused: tuple[RefusedPool, ...]
