@@ -23,7 +23,7 @@ OPERATOR_HOST = "operator"  # the host name of backends that no node owns
 OPERATOR_LEASE = "cinderblock-operator"
 DEVICE_LINKS = "/dev/cinderblock"
 
-_DNS_1123 = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")
+_DNS_1123 = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL_MAX = 63
 _NAME_MAX = 253
 
@@ -51,9 +51,14 @@ def object_name(handle: str, grant: int) -> str:
     return f"{handle}-{grant}"
 
 
+def is_object_name(text: str) -> bool:
+    """Whether Kubernetes takes this as the name of one of our objects."""
+    return len(text) <= _NAME_MAX and _DNS_1123.fullmatch(text) is not None
+
+
 def volume_cr_name(csi_name: str) -> str:
     """The CR of a CSI volume name: itself where Kubernetes takes it, else a hash (CSI names hold any Unicode)."""
-    return csi_name if _DNS_1123.match(csi_name) else f"v-{_digest(csi_name)}"
+    return csi_name if is_object_name(csi_name) else f"v-{_digest(csi_name)}"
 
 
 def csi_name_label(csi_name: str) -> str:

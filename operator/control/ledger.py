@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from cinderblock.core.api.volume import Volume
 from cinderblock.core.kube.store import Store, StoreKey, key_of, version_of
+from cinderblock.core.placement import held_bytes
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,7 @@ def holding_of(volume: Volume) -> Holding | None:
     allocation = volume.status.allocation
     if allocation is None:
         return None
-    operation = volume.status.operation
-    size_bytes = max(
-        allocation.size_bytes,
-        volume.status.capacity_bytes or 0,
-        operation.target_bytes if operation is not None else 0,
-    )
-    return Holding(allocation.pool, allocation.backend, size_bytes)
+    return Holding(allocation.pool, allocation.backend, held_bytes(volume))
 
 
 class Ledger:

@@ -262,14 +262,3 @@ def wants_grant(volume: Volume) -> bool:
     if allocation is None or not is_true(volume.status.conditions, PROVISIONED):
         return True
     return volume.spec.size_bytes > allocation.size_bytes
-
-
-def default_type(types: list[VolumeType]) -> VolumeType | None:
-    """The oldest default; ties go by name."""
-    defaults = [t for t in types if t.spec.is_default and not t.deleting]
-    return min(defaults, key=_age, default=None)
-
-
-def _age(volume_type: VolumeType) -> tuple[float, str]:
-    created = volume_type.metadata.creation_timestamp
-    return (created.timestamp() if created is not None else 0.0, volume_type.name)

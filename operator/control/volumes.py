@@ -13,6 +13,7 @@ from cinderblock.core.errors import StorageError
 from cinderblock.core.kube.port import ObjectNotFound
 from cinderblock.core.kube.store import key_of
 from cinderblock.core.names import FINALIZER_PROTECT, FINALIZER_PV
+from cinderblock.core.placement import default_type
 from cinderblock.operator.control import volume_status as status
 from cinderblock.operator.control.granting import Granting
 from cinderblock.operator.control.pv_hold import holder, holds, names_handle
@@ -29,7 +30,6 @@ from cinderblock.operator.control.volume_decide import (
     Place,
     Resize,
     decide,
-    default_type,
 )
 from cinderblock.operator.control.waiting import Waiting
 from cinderblock.operator.engine.queue import Key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cinderblock.operator.scheduler.extra_specs import capability_of, satisfies
+from cinderblock.core.extra_specs import capability_of, satisfies
 from cinderblock.operator.scheduler.model import PlacementRequest, PoolView
 
 
