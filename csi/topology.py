@@ -7,7 +7,6 @@ hash that names its volume host.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 
 from cinderblock.core.api.backend import Pool
 from cinderblock.core.api.volume import VolumeTopology
@@ -17,12 +16,10 @@ from cinderblock.csi.pb import csi_pb2
 
 _PREFERRED_MAX = 16
 
-segment_of = lru_cache(maxsize=4096)(host_name)
-
 
 def topology_of(node: str) -> csi_pb2.Topology:
     """Where a node is; the answer of NodeGetInfo and of a volume that only this node reaches."""
-    return csi_pb2.Topology(segments={TOPOLOGY_NODE: segment_of(node)})
+    return csi_pb2.Topology(segments={TOPOLOGY_NODE: host_name(node)})
 
 
 def reachable_from(pool: Pool | None) -> list[csi_pb2.Topology]:

@@ -45,28 +45,33 @@ class KeyedWork:
         """Start the work of this key, or join it when the running one is the same `what`; return its result.
 
         `what` tells one request from another (an RPC and its arguments); equal calls share one task and one
-        result or error. The factory must give work that ends by itself: it has deadlines of its own.
+        result or error, other ones wait their turn. The factory must give work that ends by itself: it has
+        deadlines of its own.
 
-        Errors: OperationPending when `timeout` seconds pass while the work goes on, or when other work holds
-        the key; whatever the work raises.
+        Errors: OperationPending when `timeout` seconds pass while the work of this key goes on; whatever the
+        work raises.
         """
-        running = self._running.get(key)
+        loop = asyncio.get_running_loop()
+        answer_by = loop.time() + timeout
+        while (running := self._running.get(key)) is not None and running.what != what:
+            await self._watch(key, running.task, answer_by - loop.time())
         if running is None:
             running = _Running(what, asyncio.create_task(_call(factory), name=f"{self._name}:{key}"))
             self._running[key] = running
             running.task.add_done_callback(lambda task: self._ended(key, task))
-        elif running.what != what:
-            raise OperationPending(f"another operation on {key} is still running: ask again")
-        # wait() leaves the task alone when this caller is cancelled or out of time.
-        await asyncio.wait({running.task}, timeout=max(0.0, timeout))
-        if not running.task.done():
-            raise OperationPending(f"the operation on {key} is still running: ask again")
+        await self._watch(key, running.task, answer_by - loop.time())
         if running.task.cancelled():
             # Never hand a CancelledError to gRPC: it would leave the client without an answer.
             raise OperationPending(
                 f"the operation on {key} was interrupted by a stop of the process: ask again"
             )
         return cast("T", running.task.result())
+
+    async def _watch(self, key: Hashable, task: asyncio.Task[Any], seconds: float) -> None:
+        # wait() leaves the task alone when this caller is cancelled or out of time.
+        await asyncio.wait({task}, timeout=max(0.0, seconds))
+        if not task.done():
+            raise OperationPending(f"the operation on {key} is still running: ask again")
 
     def busy(self, key: Hashable) -> bool:
         """Whether work holds this key now."""

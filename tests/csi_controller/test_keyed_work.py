@@ -57,10 +57,12 @@ async def test_other_work_on_the_same_key_waits_its_turn() -> None:
     first = asyncio.create_task(work.run("v", effect.run, 5, what="stage"))
     await asyncio.sleep(0)
     with pytest.raises(OperationPending):
-        await work.run("v", effect.run, 5, what="unstage")
+        await work.run("v", effect.run, 0.001, what="unstage")
+    second = asyncio.create_task(work.run("v", effect.run, 5, what="unstage"))
+    await asyncio.sleep(0)
+    assert effect.started == 1
     effect.go_on.set()
-    await first
-    assert await work.run("v", effect.run, 5, what="unstage") == 2
+    assert await asyncio.gather(first, second) == [1, 2]
 
 
 async def test_every_caller_gets_the_error_and_the_key_is_free_again() -> None:

@@ -1,0 +1,72 @@
+"""The caches that the CSI controller reads, and the informers that feed them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from cinderblock.core.api.attachment import Attachment
+from cinderblock.core.api.backend import Pool, VolumeType
+from cinderblock.core.api.node import StorageNode
+from cinderblock.core.api.volume import Volume
+from cinderblock.core.clock import Clock
+from cinderblock.core.kube.informer import Informer
+from cinderblock.core.kube.port import Kube
+from cinderblock.core.kube.store import Store
+from cinderblock.core.names import host_name
+from cinderblock.csi.gateway.waiting import Cache
+
+
+def _by_handle(volume: Volume) -> Iterable[str]:
+    return (volume.status.handle,) if volume.status.handle else ()
+
+
+def _by_pool(volume: Volume) -> Iterable[str]:
+    return (volume.status.allocation.pool,) if volume.status.allocation else ()
+
+
+def _by_volume(attachment: Attachment) -> Iterable[str]:
+    return ("/".join(attachment.volume_key),)
+
+
+def _by_segment(node: StorageNode) -> Iterable[str]:
+    return (host_name(node.name),)
+
+
+class Caches:
+    """Volumes of all namespaces (a handle may live anywhere), Attachments of all, and the cluster's facts."""
+
+    def __init__(self, kube: Kube) -> None:
+        self._kube = kube
+        self.volumes = Cache(kube, Store(Volume, {"handle": _by_handle, "pool": _by_pool}))
+        self.attachments = Cache(kube, Store(Attachment, {"volume": _by_volume}))
+        self.nodes = Cache(kube, Store(StorageNode, {"segment": _by_segment}))
+        self.pools = Cache(kube, Store(Pool))
+        self.types = Cache(kube, Store(VolumeType))
+
+    @property
+    def synced(self) -> bool:
+        return all(
+            store.synced.is_set()
+            for store in (
+                self.volumes.store,
+                self.attachments.store,
+                self.nodes.store,
+                self.pools.store,
+                self.types.store,
+            )
+        )
+
+    def node_of_segment(self, segment: str) -> str | None:
+        """The node whose topology segment has this value."""
+        found = self.nodes.store.by("segment", segment)
+        return found[0].name if found else None
+
+    async def run(self, clock: Clock) -> None:
+        """Feed the caches for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(Informer(self._kube, self.volumes.store, clock=clock).run())
+            group.create_task(Informer(self._kube, self.attachments.store, clock=clock).run())
+            group.create_task(Informer(self._kube, self.nodes.store, clock=clock).run())
+            group.create_task(Informer(self._kube, self.pools.store, clock=clock).run())
+            group.create_task(Informer(self._kube, self.types.store, clock=clock).run())
