@@ -188,7 +188,7 @@ class VolumeType(CustomResource):
     )
     CEL_RULES: ClassVar[tuple[CelRule, ...]] = (
         CelRule(
-            "!has(self.minSize) || !has(self.maxSize)"
+            "!has(self.minSize) || !has(self.maxSize) || !isQuantity(self.minSize) || !isQuantity(self.maxSize)"
             " || !quantity(self.maxSize).isLessThan(quantity(self.minSize))",
             "maxSize cannot be below minSize",
             "spec",

@@ -288,8 +288,9 @@ class Volume(CustomResource):
     SELECTABLE_FIELDS: ClassVar[tuple[str, ...]] = (".status.allocation.host", ".status.handle")
     CEL_RULES: ClassVar[tuple[CelRule, ...]] = (
         CelRule(
-            # A quantity beyond 8Ei is read as 8Ei, so this also keeps every size an int64.
-            "quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei'))",
+            # A quantity beyond 8Ei is read as 8Ei, so this also keeps every size an int64. isQuantity comes first
+            # in every rule: a rule that ends in an error would refuse even the status write of an older object.
+            "isQuantity(self) && quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei'))",
             "size must be above 0 and below 8Ei, such as 10Gi",
             "spec.size",
         ),
@@ -320,8 +321,9 @@ class Volume(CustomResource):
             # Written against oldSelf.spec, so that a status write always passes; growing always passes too, for
             # a backend may have rounded what exists up to more than was asked.
             "self.spec.size == oldSelf.spec.size || !has(self.status) || !has(self.status.capacityBytes)"
-            " || !quantity(self.spec.size).isLessThan(quantity(oldSelf.spec.size))"
-            " || sign(quantity(self.spec.size).sub(self.status.capacityBytes)) >= 0",
+            " || (isQuantity(self.spec.size) && ("
+            "(isQuantity(oldSelf.spec.size) && !quantity(self.spec.size).isLessThan(quantity(oldSelf.spec.size)))"
+            " || sign(quantity(self.spec.size).sub(self.status.capacityBytes)) >= 0))",
             "size cannot go below what exists (status.capacityBytes): a volume never shrinks",
         ),
     )

@@ -45,7 +45,10 @@ def generated(root: Path) -> dict[PurePosixPath, str]:
 
 def stale(root: Path) -> list[str]:
     """Files that differ from what would be generated now, or that nothing generates any more."""
-    wanted = generated(root)
+    return _differing(root, generated(root))
+
+
+def _differing(root: Path, wanted: dict[PurePosixPath, str]) -> list[str]:
     present = {
         PurePosixPath(path.relative_to(root).as_posix())
         for folder, suffix in ((CRD_FOLDER, "yaml"), (PAGE_FOLDER, "md"))
@@ -61,8 +64,8 @@ def stale(root: Path) -> list[str]:
 
 def write(root: Path) -> list[str]:
     """Bring the files up to date; the paths that changed. Repeating it changes nothing."""
-    changed = stale(root)
     wanted = generated(root)
+    changed = _differing(root, wanted)
     for name in changed:
         path = root / name
         text = wanted.get(PurePosixPath(name))

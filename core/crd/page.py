@@ -102,7 +102,7 @@ def _type(field: Json) -> str:
 def _describe(field: Json) -> str:
     said = str(field.get("description", ""))
     limits = [
-        *([f"pattern {_code(field['pattern'])}"] if "pattern" in field else []),
+        *([f"pattern `{field['pattern']}`"] if "pattern" in field else []),
         *([f"at most {field['maxLength']} characters"] if "maxLength" in field else []),
         *([f"at most {field['maxItems']} items"] if "maxItems" in field else []),
         *([f"above {field['minimum']}"] if field.get("exclusiveMinimum") else []),
