@@ -102,7 +102,7 @@ class KernelLoopDevices:
         for entry in sorted(self._sys.glob("loop*/loop/backing_file")):
             index = int(entry.parent.parent.name.removeprefix("loop"))
             # One that goes away under our hands is not bound any more.
-            with contextlib.suppress(FileNotFoundError, OSError):
+            with contextlib.suppress(OSError):
                 found.append(self._status(index))
         return found
 

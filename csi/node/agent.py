@@ -15,7 +15,7 @@ from cinderblock.core.api.attachment import Attachment, Connection, ConnectionPr
 from cinderblock.core.api.volume import Volume
 from cinderblock.core.clock import Clock
 from cinderblock.core.errors import NotSupported, StorageError, VolumeInUse
-from cinderblock.core.kube.port import Kube, KubeError, ObjectNotFound
+from cinderblock.core.kube.port import Kube, KubeError
 from cinderblock.core.kube.store import Store
 from cinderblock.core.process import Runner
 from cinderblock.csi.connectors.base import Connector, Device
@@ -41,11 +41,11 @@ class NodeAgent:
         kube: Kube,
         store: Store[Attachment],
         connectors: Mapping[ConnectionProtocol, Connector],
+        *,
         links: DeviceLinks,
         locks: KeyLocks,
         runner: Runner,
         clock: Clock,
-        *,
         node: str,
         boot_id: str,
     ) -> None:
@@ -269,10 +269,3 @@ def _lives(device: Path | None) -> bool:
         return int(Path("/sys/class/block", device.name, "size").read_text()) > 0
     except OSError:
         return False
-
-
-async def fresh_or_none(kube: Kube, namespace: str, name: str) -> Attachment | None:
-    try:
-        return await kube.get(Attachment, name, namespace)
-    except ObjectNotFound:
-        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -21,8 +20,8 @@ class DeviceLinks:
 
     def target(self, uid: str) -> Path | None:
         try:
-            return Path(os.readlink(self.path(uid)))
-        except (FileNotFoundError, OSError):
+            return self.path(uid).readlink()
+        except OSError:
             return None
 
     def point(self, uid: str, device: Path) -> Path:
