@@ -12,6 +12,7 @@ from typing import ClassVar, TypeVar
 
 from cinderblock.core.api.attachment import Connection, ConnectionProtocol
 from cinderblock.core.errors import (
+    BackendUnavailable,
     IncompatibleExists,
     InvalidRequest,
     Lost,
@@ -45,6 +46,7 @@ class FakeDriver:
             raise TypeError(f"FakeConfig expected, not {type(config).__name__}")
         self._config = config
         self._context = context
+        self._opened_ids: dict[str, str] | None = None
         self._place = place or (
             FilePlace(context.pools_root / config.state_file) if config.state_file else MemoryPlace()
         )
@@ -58,11 +60,12 @@ class FakeDriver:
                     raise Lost(f"pool {name or 'default'}: the state {what}, pool id {known} is expected")
             for name in self._config.pool_sizes():
                 state.pool_ids.setdefault(name or "", str(uuid.uuid4()))
+            self._opened_ids = dict(state.pool_ids)
 
         await self._call(Verb.OPEN, None, effect)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        self._opened_ids = None
 
     async def pools(self) -> Sequence[PoolReport]:
         return await self._call(Verb.POOLS, None, self._reports)
@@ -203,6 +206,8 @@ class FakeDriver:
             await self._context.clock.sleep(latency)
 
         def run(state: FakeState) -> T:
+            if verb is not Verb.OPEN:
+                self._check_open(state)
             fault = self._due_fault(state, verb, ref, pool)
             if fault is None:
                 return effect(state)
@@ -213,6 +218,13 @@ class FakeDriver:
             raise fault.exception()
 
         return await self._place.transact(run)
+
+    def _check_open(self, state: FakeState) -> None:
+        """Believe no absence in a state that is not the one that was opened."""
+        if self._opened_ids is None:
+            raise BackendUnavailable(f"backend {self._context.backend} is not open")
+        if any(state.pool_ids.get(name) != pool_id for name, pool_id in self._opened_ids.items()):
+            raise BackendUnavailable(f"the state of backend {self._context.backend} was replaced")
 
     def _due_fault(
         self, state: FakeState, verb: Verb, ref: VolumeRef | None, pool: str | None

@@ -58,32 +58,32 @@ class MemoryPlace:
 
 class FilePlace:
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     async def transact(self, change: Callable[[FakeState], T]) -> T:
         return await asyncio.to_thread(self._transact, change)
 
     def _transact(self, change: Callable[[FakeState], T]) -> T:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.with_name(self._path.name + ".lock").open("w") as lock:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.with_name(self.path.name + ".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                before = self._path.read_text() if self._path.exists() else "{}"
+                before = self.path.read_text() if self.path.exists() else "{}"
                 state = FakeState.model_validate_json(before)
                 try:
                     return change(state)
                 finally:
                     self._store(before, state)
         except (OSError, ValueError) as error:
-            raise BackendUnavailable(f"state file {self._path}: {error}") from error
+            raise BackendUnavailable(f"state file {self.path}: {error}") from error
 
     def _store(self, before: str, state: FakeState) -> None:
         after = state.model_dump_json()
         if after == before:
             return
-        temporary = self._path.with_name(self._path.name + ".new")
+        temporary = self.path.with_name(self.path.name + ".new")
         with temporary.open("w") as file:
             file.write(after)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(self._path)
+        temporary.replace(self.path)
