@@ -6,7 +6,7 @@ from cinderblock.core.api.attachment import ADMITTED, Attachment, Fence
 from cinderblock.core.api.meta import ErrorRecord, set_condition
 from cinderblock.core.api.node import StorageNode
 from cinderblock.core.api.volume import Volume
-from cinderblock.core.errors import InvalidRequest, NotFound, StorageError, grpc_code
+from cinderblock.core.errors import InvalidRequest, grpc_code
 from cinderblock.core.kube.port import ObjectNotFound
 from cinderblock.core.names import FINALIZER_PROTECT, LABEL_HOST
 from cinderblock.operator.control.tools import Tools
@@ -24,22 +24,21 @@ class AttachmentReconciler:
         attachment = self._tools.stores.attachments.get(*key)
         if attachment is None:
             return None
-        error = await self._unservable(attachment)
+        error = self._unservable(attachment)
         if error is not None:
             attachment = await self._refuse(attachment, error)
         else:
             attachment = await self._label(attachment)
         attachment = await self._fence(attachment)
         if attachment.deleting and attachment.has_finalizer(FINALIZER_PROTECT):
-            never_served = isinstance(error, InvalidRequest) and attachment.status.generation == 0
+            never_served = error is not None and attachment.status.generation == 0
             await self._release(attachment, never_served=never_served)
         return None
 
     # who serves it ---------------------------------------------------------------------------------------
-    async def _unservable(self, attachment: Attachment) -> StorageError | None:
-        """Why no host will ever look at it as things stand; hosts judge all the rest."""
-        namespace, name = attachment.volume_key
-        if attachment.namespace not in (namespace, self._tools.release_namespace):
+    def _unservable(self, attachment: Attachment) -> InvalidRequest | None:
+        """Why no host may serve it: only the leader knows the release namespace; hosts judge all the rest."""
+        if attachment.namespace not in (attachment.volume_key[0], self._tools.release_namespace):
             return InvalidRequest(
                 "spec.volumeNamespace is only for objects of namespace"
                 f" {self._tools.release_namespace}: make the Attachment beside its Volume"
@@ -48,12 +47,10 @@ class AttachmentReconciler:
             return InvalidRequest(
                 f"spec.claimRef is only for objects of namespace {self._tools.release_namespace}"
             )
-        if self._tools.stores.volumes.get(namespace, name) is None and await self._volume(attachment) is None:
-            return NotFound(f"Volume {namespace}/{name} does not exist")
         return None
 
-    async def _refuse(self, attachment: Attachment, error: StorageError) -> Attachment:
-        """Say so in the host's place, unless a host has served it before."""
+    async def _refuse(self, attachment: Attachment, error: InvalidRequest) -> Attachment:
+        """Say so in the host's place."""
         if attachment.deleting or attachment.status.generation:
             return attachment
         generation = attachment.metadata.generation

@@ -45,7 +45,7 @@ class Granting:
         after = status.granted(
             volume,
             verdict,
-            size_bytes=decision.request.size_bytes,
+            request=decision.request,
             type_revision=decision.type_revision,
             attempts=decision.attempts,
             epoch=self._epoch,

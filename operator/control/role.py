@@ -33,7 +33,7 @@ _WORKERS = 4
 class ControlRole:
     """Made anew for each term of leadership: `epoch` is the leaseTransitions of the term."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - one composition, handed down whole
         self,
         kube: Kube,
         stores: Stores,
@@ -86,10 +86,11 @@ class ControlRole:
         writer = StatusWriter(self._kube, stores.volumes)
         views = PoolViews(stores, ledger, liveness)
         granting = Granting(writer, ledger, views, clock, self._epoch)
-        waiting = Waiting(clock, lambda key, after: volumes.add(key, after))
+        waiting = Waiting(clock)
         volumes = self._queue(
             "volumes", VolumeReconciler(tools, granting, waiting).reconcile, _VOLUME_WORKERS
         )
+        waiting.wakes(volumes.add)
         orphans = self._queue("orphans", OrphanReconciler(tools).reconcile)
         attachments = self._queue("attachments", AttachmentReconciler(tools).reconcile)
         backends = self._queue("backends", BackendReconciler(tools, self._registry, ledger).reconcile)

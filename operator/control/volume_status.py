@@ -20,7 +20,7 @@ from cinderblock.core.api.volume import (
     VolumePhase,
 )
 from cinderblock.core.errors import GrpcCode, NoValidBackend, OutOfCapacity, StorageError, grpc_code
-from cinderblock.operator.scheduler.model import Verdict
+from cinderblock.operator.scheduler.model import PlacementRequest, Verdict
 from cinderblock.operator.scheduler.report import candidates, rejections
 
 _MESSAGE_MAX = 1024
@@ -31,7 +31,7 @@ def granted(
     volume: Volume,
     verdict: Verdict,
     *,
-    size_bytes: int,
+    request: PlacementRequest,
     type_revision: int,
     attempts: tuple[Attempt, ...],
     epoch: int,
@@ -48,7 +48,8 @@ def granted(
             backend=pool.spec.backend,
             pool=pool.name,
             host=pool.spec.host,
-            size_bytes=size_bytes,
+            size_bytes=request.size_bytes,
+            thick=request.thick,
             type_revision=type_revision,
             grant=grant,
         ),

@@ -28,15 +28,15 @@ class _Entry:
 
 
 class Waiting:
-    """`wake(key, seconds)` puts a key into the queue of Volumes."""
-
-    def __init__(
-        self, clock: Clock, wake: Callable[[StoreKey, float], None], backoff: Backoff | None = None
-    ) -> None:
+    def __init__(self, clock: Clock, backoff: Backoff | None = None) -> None:
         self._clock = clock
-        self._wake = wake
+        self._wake: Callable[[StoreKey, float], None] = lambda key, seconds: None
         self._backoff = backoff or Backoff(first=1.0, cap=300.0)
         self._entries: dict[StoreKey, _Entry] = {}
+
+    def wakes(self, wake: Callable[[StoreKey, float], None]) -> None:
+        """`wake(key, seconds)` puts a key into the queue of Volumes."""
+        self._wake = wake
 
     def __len__(self) -> int:
         return sum(entry.waits for entry in self._entries.values())

@@ -108,7 +108,7 @@ class Wiring:
         if seen is None:
             return
         self._backends.add(key_of(seen))
-        if new is not None and (old is None or _accepted(new) and not _accepted(old)):
+        if new is not None and (old is None or (_accepted(new) and not _accepted(old))):
             self._waiting.world_changed()
 
     def _pool(self, old: Pool | None, new: Pool | None) -> None:
