@@ -8,6 +8,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+# Not worth a stat: it might hang on a dead server, and a device node is never there.
+_REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "autofs"})
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -87,9 +89,8 @@ def device_node_number(mount: Mount) -> tuple[int, int] | None:
 def uses_of(device: tuple[int, int], mounts: list[Mount] | None = None) -> list[str]:
     """The paths where a device is mounted, or where its node is bind-mounted."""
     known = read_mounts() if mounts is None else mounts
-    # A device node is a file of devtmpfs or tmpfs: nothing else is worth a stat, which might hang on a dead server.
     return [
         m.path
         for m in known
-        if m.device == device or (m.fs_type in ("devtmpfs", "tmpfs") and device_node_number(m) == device)
+        if m.device == device or (m.fs_type not in _REMOTE and device_node_number(m) == device)
     ]
