@@ -1,4 +1,4 @@
-# One image for every process. The CSI stubs (csi/pb) are generated before the build: `make image`.
+# One image for every process. The CSI stubs (csi/pb) are generated before the build: `make setup`.
 FROM debian:trixie-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends python3-minimal python3-venv
 WORKDIR /src
@@ -13,11 +13,12 @@ COPY operator/ operator/
 COPY csi/ csi/
 COPY cli/ cli/
 # Without stubs the image would fail at start; fail here instead, with a reason.
-RUN test -s csi/pb/csi_pb2.py || { echo "csi/pb is missing: run 'make stubs' first" >&2; exit 1; } \
+RUN test -s csi/pb/csi_pb2.py || { echo "csi/pb is missing: run 'make setup' first" >&2; exit 1; } \
  && cd /src && /opt/build/bin/hatchling build -t wheel -d /wheel \
  && /opt/cinderblock/bin/pip install --no-cache-dir --no-deps /wheel/*.whl \
- && /opt/cinderblock/bin/pip uninstall -y -q pip \
- && /opt/cinderblock/bin/python -m compileall -q /opt/cinderblock/lib || true
+ && /opt/cinderblock/bin/pip uninstall -y -q pip
+# Compiled once here, since the file system is read-only at run time; a package's own broken sample file is no fault.
+RUN /opt/cinderblock/bin/python -m compileall -q /opt/cinderblock/lib || true
 
 FROM debian:trixie-slim
 RUN apt-get update \

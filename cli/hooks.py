@@ -60,7 +60,9 @@ async def pre_delete(kube: Kube, clock: Clock, say: Say, *, force: bool, timeout
                 await _drop(kube, obj)
         elif clock.monotonic() > deadline:
             names = ", ".join(f"{obj.KIND} {obj.name}" for obj in left[:_SHOWN])
-            raise HookRefused(f"still there after {timeout:.0f} s: {names}; are the cinderblock pods running?")
+            raise HookRefused(
+                f"still there after {timeout:.0f} s: {names}; are the cinderblock pods running?"
+            )
         await clock.sleep(0.5)
     say("no Backend and no Pool is left")
 

@@ -1,6 +1,8 @@
 """The chart's hooks against the API server in memory."""
 
 import pytest
+from fake_kube import FakeKube
+
 from cinderblock.cli.hooks import HookRefused, apply_crds, pre_delete
 from cinderblock.core.api import Backend, Pool, Volume, VolumeType
 from cinderblock.core.api.backend import BackendSpec, PoolSpec
@@ -9,7 +11,6 @@ from cinderblock.core.api.meta import ObjectMeta
 from cinderblock.core.api.volume import Allocation, VolumeSpec
 from cinderblock.core.clock import SystemClock
 from cinderblock.core.names import FINALIZER_PROTECT
-from fake_kube import FakeKube
 
 
 def crd(name: str, **spec: object) -> CustomResourceDefinition:
@@ -66,7 +67,9 @@ async def test_force_drops_finalizers_and_lists_what_stays_on_disk() -> None:
     kube, said = FakeKube(), []
     await a_volume(kube)
     await kube.create(
-        Backend(metadata=ObjectMeta(name="b", finalizers=(FINALIZER_PROTECT,)), spec=BackendSpec(driver="file"))
+        Backend(
+            metadata=ObjectMeta(name="b", finalizers=(FINALIZER_PROTECT,)), spec=BackendSpec(driver="file")
+        )
     )
     await pre_delete(kube, SystemClock(), said.append, force=True)
     assert not (await kube.list(Volume)).items

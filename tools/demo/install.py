@@ -54,7 +54,11 @@ def install(cluster: Cluster, *extra: str) -> None:
 
 def wait_ready(cluster: Cluster) -> None:
     """Pods rolled out and the default pool ready to take Volumes."""
-    for workload in ("deployment/cinderblock-controller", "daemonset/cinderblock-host", "daemonset/cinderblock-node"):
+    for workload in (
+        "deployment/cinderblock-controller",
+        "daemonset/cinderblock-host",
+        "daemonset/cinderblock-node",
+    ):
         cluster.kubectl("-n", NAMESPACE, "rollout", "status", workload, "--timeout=180s", timeout=200)
 
     def ready() -> bool:
@@ -64,7 +68,9 @@ def wait_ready(cluster: Cluster) -> None:
         "a ready pool of Backend default",
         ready,
         timeout=90,
-        on_fail=lambda: cluster.kubectl("get", "backends.cinderblock.io,pools.cinderblock.io", "-o", "yaml", check=False),
+        on_fail=lambda: cluster.kubectl(
+            "get", "backends.cinderblock.io,pools.cinderblock.io", "-o", "yaml", check=False
+        ),
     )
 
 

@@ -22,7 +22,10 @@ class Cluster:
 
     def kubectl(self, *argv: str, timeout: float = 60.0, stdin: str | None = None, check: bool = True) -> str:
         return run(
-            [self.kubectl_binary, "--kubeconfig", self.kubeconfig, *argv], timeout=timeout, stdin=stdin, check=check
+            [self.kubectl_binary, "--kubeconfig", self.kubeconfig, *argv],
+            timeout=timeout,
+            stdin=stdin,
+            check=check,
         )
 
     def helm(self, *argv: str, timeout: float = 600.0) -> str:
@@ -43,7 +46,9 @@ class Cluster:
     def exec_shell(self, pod: str, script: str, timeout: float = 60.0) -> str:
         return self.kubectl("exec", pod, "--", "sh", "-c", script, timeout=timeout).strip()
 
-    def wait(self, what: str, check: Callable[[], bool], *, timeout: float, on_fail: Callable[[], str]) -> float:
+    def wait(
+        self, what: str, check: Callable[[], bool], *, timeout: float, on_fail: Callable[[], str]
+    ) -> float:
         """Seconds until `check` was true; the error tells what the cluster says of it."""
         start = time.monotonic()
         while not check():

@@ -81,7 +81,9 @@ def filesystem_claim(cluster: Cluster) -> Proof:
         raise ToolError(f"the file changed: wrote {wrote}, read {read}")
     kind = cluster.exec_shell("files", "awk '$2 == \"/data\" {print $3}' /proc/mounts")
     cluster.exec_shell("files", f"rm /data/{name} && sync")
-    return Proof("a file outlives its pod", f"{kind}, sha256 {read[:12]} before and after", time.monotonic() - started)
+    return Proof(
+        "a file outlives its pod", f"{kind}, sha256 {read[:12]} before and after", time.monotonic() - started
+    )
 
 
 def block_claim(cluster: Cluster) -> Proof:
@@ -99,14 +101,21 @@ def block_claim(cluster: Cluster) -> Proof:
     read = cluster.exec_shell("blocks", "dd if=/dev/data bs=1024 skip=100 count=1 2>/dev/null")
     if read != seed:
         raise ToolError("the block device's content changed")
-    zeros = cluster.exec_shell("blocks", "dd if=/dev/data bs=1024 count=100 2>/dev/null | tr -d '\\000' | wc -c")
+    zeros = cluster.exec_shell(
+        "blocks", "dd if=/dev/data bs=1024 count=100 2>/dev/null | tr -d '\\000' | wc -c"
+    )
     if zeros != "0":
         raise ToolError(f"{zeros} bytes that nobody wrote are not zero")
-    return Proof("a raw device outlives its pod", "1 KiB read back, the bytes before it are zeros", time.monotonic() - started)
+    return Proof(
+        "a raw device outlives its pod",
+        "1 KiB read back, the bytes before it are zeros",
+        time.monotonic() - started,
+    )
 
 
 def standalone_attachment(cluster: Cluster, on_node: Callable[[str, str], str]) -> Proof:
-    """(d) An Attachment puts the device on the node, its removal takes it away. `on_node` runs a shell there."""
+    """(d) An Attachment puts the device on the node, its removal takes it away. `on_node` runs a shell
+    there."""
     started = time.monotonic()
     cluster.apply(QUICKSTART / "4-attachment.yaml")
     cluster.kubectl("wait", "--for=condition=Connected", f"{ATTACHMENTS}/first", "--timeout=60s", timeout=70)
@@ -122,7 +131,11 @@ def standalone_attachment(cluster: Cluster, on_node: Callable[[str, str], str]) 
         raise ToolError(f"{link} is {left} after the Attachment was deleted")
     if condition(cluster.get(VOLUMES, "first"), "Ready") != "True":
         raise ToolError("the Volume is not Ready after its detach")
-    return Proof("an Attachment brings the device and takes it away", f"{int(size) >> 20} MiB at {link[:24]}...", time.monotonic() - started)
+    return Proof(
+        "an Attachment brings the device and takes it away",
+        f"{int(size) >> 20} MiB at {link[:24]}...",
+        time.monotonic() - started,
+    )
 
 
 def _indent(text: str) -> str:
