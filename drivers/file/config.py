@@ -11,7 +11,7 @@ from cinderblock.drivers.base import DriverConfig
 from cinderblock.drivers.fields import SizeBytes
 
 # No component may start with a dot: that keeps out "..", and the driver's own folders beside the pools.
-_COMPONENT = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")
+_COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 MIN_POOL_IMAGE_BYTES = 320 * MIB  # mkfs.xfs refuses below 300 MiB
 
 
@@ -44,7 +44,7 @@ class FileConfig(DriverConfig):
     @field_validator("directory")
     @classmethod
     def _below_the_root(cls, value: str) -> str:
-        if not all(_COMPONENT.match(part) for part in value.split("/")):
+        if not all(_COMPONENT.fullmatch(part) for part in value.split("/")):
             raise ValueError(
                 "write a folder relative to the pools' root: letters, digits, . _ - and / between names,"
                 " no name that starts with a dot"

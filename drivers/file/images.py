@@ -32,7 +32,7 @@ SEALED = "user.cinderblock.sealed"  # "false" until the CR knows of it
 THICK = "user.cinderblock.thick"
 BLOCK_BYTES = 4096
 _IMAGE, _HALF = ".img", ".img.new"
-_HANDLE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+_HANDLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MAX_BYTES = 2**63 - BLOCK_BYTES
 
 
@@ -211,7 +211,7 @@ class Images:
     def _listed(self, name: str) -> VolumeInfo | None:
         half = name.endswith(_HALF)
         ref = VolumeRef.from_object_name(name.removesuffix(_HALF if half else _IMAGE))
-        if ref is None or not (half or name.endswith(_IMAGE)) or not _HANDLE.match(ref.handle):
+        if ref is None or not (half or name.endswith(_IMAGE)) or not _HANDLE.fullmatch(ref.handle):
             return None
         try:
             status = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
@@ -231,7 +231,7 @@ class Images:
 
 def image_name(ref: VolumeRef) -> str:
     """Errors: InvalidRequest, for a handle that could be anything but one file name."""
-    if not _HANDLE.match(ref.handle) or ref.grant < 0:
+    if not _HANDLE.fullmatch(ref.handle) or ref.grant < 0:
         raise InvalidRequest(f"{ref.handle!r} is not a handle")
     return ref.object_name + _IMAGE
 

@@ -34,7 +34,8 @@ class HeldLock:
 
 def take_lock(folder_fd: int, name: str, holder_name: str, *, create: bool, what: str) -> HeldLock:
     """Lock the file `name`. Errors: BackendUnavailable that names who holds it; OSError."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    # Read-only is enough for a lock, and does not keep an admin from remounting the disk read-only.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
     descriptor = os.open(name, flags, 0o600, dir_fd=folder_fd)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -36,8 +36,13 @@ def filesystem(folder: Path, kind: str, *, size_mib: int | None = None) -> Itera
     try:
         yield mount_point
     finally:
-        run("umount", mount_point)
-        image.unlink()
+        try:
+            run("umount", mount_point)
+        except RuntimeError:
+            run("umount", "--lazy", mount_point)  # a failing test still holds it open
+            raise
+        finally:
+            image.unlink()
 
 
 @contextlib.contextmanager
