@@ -1,0 +1,186 @@
+"""The volume host as a whole: stores feed queues, queues run the reconcilers.
+
+The same role serves a node's own pools (in the DaemonSet) and, as host `operator`, the backends that no node owns
+(beside the leader).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from cinderblock.core.api.attachment import Attachment
+from cinderblock.core.api.backend import Backend, Pool
+from cinderblock.core.api.builtin import Node
+from cinderblock.core.api.node import StorageNode
+from cinderblock.core.api.volume import Volume
+from cinderblock.core.clock import Clock
+from cinderblock.core.kube.events import EventRecorder
+from cinderblock.core.kube.port import Kube
+from cinderblock.core.metrics import NO_QUEUE_METRICS, QueueMetrics
+from cinderblock.core.process import Runner
+from cinderblock.drivers.registry import Registry
+from cinderblock.operator.engine.queue import WorkQueue
+from cinderblock.operator.engine.stores import Stores
+from cinderblock.operator.host.attachments import Attachments
+from cinderblock.operator.host.backends import Backends
+from cinderblock.operator.host.drivers import OpenBackends
+from cinderblock.operator.host.identity import GuardedKube, HostGone, HostIdentity
+from cinderblock.operator.host.inventory import Inventory
+from cinderblock.operator.host.tools import HostTools
+from cinderblock.operator.host.volumes import Volumes
+
+
+class HostRole:
+    """`run` ends only by cancellation, or with HostGone when this host's Node is gone or another one."""
+
+    def __init__(  # noqa: PLR0917 - one composition, handed down whole
+        self,
+        kube: Kube,
+        stores: Stores,
+        clock: Clock,
+        recorder: EventRecorder,
+        registry: Registry,
+        host: str,
+        node: str | None,
+        pools_root: Path,
+        runner: Runner,
+        *,
+        metrics: QueueMetrics = NO_QUEUE_METRICS,
+    ) -> None:
+        self.host = host
+        self._stores = stores
+        self._identity = HostIdentity(kube, stores.nodes, clock, host, node)
+        tools = HostTools(
+            kube=GuardedKube(kube, self._identity),
+            stores=stores,
+            clock=clock,
+            recorder=recorder,
+            host=host,
+            node=node,
+            drivers=OpenBackends(),
+            metrics=metrics,
+        )
+        self.backends = Backends(
+            tools, registry=registry, identity=self._identity, pools_root=pools_root, runner=runner
+        )
+        self.inventory = Inventory(tools)
+        self.volumes = Volumes(
+            tools,
+            Attachments(tools),
+            changed=self.backends.report_soon,
+            take_inventory=self.inventory.soon,
+        )
+        self.inventory.serve(self.volumes)
+        self.backends.on_open(self._opened)
+
+    @property
+    def queues(self) -> tuple[WorkQueue, ...]:
+        return (self.backends.queue, self.volumes.queue, self.inventory.queue)
+
+    async def run(self) -> None:
+        """Serve until cancelled. Expects that something feeds the stores."""
+        await self._identity.start()
+        stores = self._stores
+        for store in (
+            stores.volumes,
+            stores.attachments,
+            stores.backends,
+            stores.pools,
+            stores.storage_nodes,
+        ):
+            await store.synced.wait()
+        unsubscribe = self._subscribe()
+        try:
+            self._seed()
+            async with asyncio.TaskGroup() as group:
+                for queue in self.queues:
+                    group.create_task(queue.run())
+                group.create_task(self._watch_identity())
+        except* HostGone as group_error:
+            raise group_error.exceptions[0] from None
+        finally:
+            for end in unsubscribe:
+                end()
+            await self.backends.close()
+
+    async def _watch_identity(self) -> None:
+        await self._identity.gone.wait()
+        await self._identity.confirm()  # raises HostGone
+
+    def _seed(self) -> None:
+        """Everything that may concern this host, once: what was begun before is finished or undone now."""
+        for backend in self._stores.backends.all():
+            self.backends.queue.add(("", backend.name))
+        for pool in self._stores.pools.by("host", self.host):
+            self.backends.queue.add(("", pool.spec.backend))
+        for volume in self._stores.volumes.all():
+            self._on_volume(None, volume)
+        for attachment in self._stores.attachments.all():
+            self._on_attachment(None, attachment)
+
+    def _subscribe(self) -> list[Callable[[], None]]:
+        stores = self._stores
+        return [
+            stores.volumes.subscribe(self._on_volume),
+            stores.attachments.subscribe(self._on_attachment),
+            stores.backends.subscribe(self._on_backend),
+            stores.pools.subscribe(self._on_pool),
+            stores.storage_nodes.subscribe(self._on_storage_node),
+            stores.nodes.subscribe(self._on_node),
+        ]
+
+    def _opened(self, backend: str) -> None:
+        """A driver serves (again): its volumes may go on, and it may hold what nobody wants."""
+        self.inventory.queue.add(("", backend))
+        for volume in self._stores.volumes.by("backend", backend):
+            self._on_volume(None, volume)
+
+    def _on_volume(self, old: Volume | None, new: Volume | None) -> None:
+        volume = new or old
+        if volume is None:
+            return
+        hosts = {
+            v.status.allocation.host for v in (old, new) if v is not None and v.status.allocation is not None
+        }
+        key = (volume.namespace or "", volume.name)
+        if self.host in hosts or self._stores.attachments.by("volume", "/".join(key)):
+            self.volumes.queue.add(key)
+
+    def _on_attachment(self, old: Attachment | None, new: Attachment | None) -> None:
+        attachment = new or old
+        if attachment is not None:
+            self.volumes.queue.add(attachment.volume_key)
+
+    def _on_backend(self, old: Backend | None, new: Backend | None) -> None:
+        if old is not None and new is not None and _same(old, new):
+            return  # a status write of the leader
+        backend = new or old
+        if backend is not None:
+            self.backends.queue.add(("", backend.name))
+
+    def _on_pool(self, old: Pool | None, new: Pool | None) -> None:
+        if new is None and old is not None and old.spec.host == self.host:
+            self.backends.queue.add(("", old.spec.backend))  # removed by hand: it comes back
+
+    def _on_storage_node(self, old: StorageNode | None, new: StorageNode | None) -> None:
+        if new is None or (old is not None and old.status == new.status):
+            return
+        for attachment in self._stores.attachments.by("node", new.name):
+            self.volumes.queue.add(attachment.volume_key)
+
+    def _on_node(self, old: Node | None, new: Node | None) -> None:
+        if new is None or new.name != self._identity.node:
+            return
+        if old is None or old.metadata.labels != new.metadata.labels:
+            for backend in self._stores.backends.all():
+                self.backends.queue.add(("", backend.name))
+
+
+def _same(old: Backend, new: Backend) -> bool:
+    return (old.uid, old.metadata.generation, old.deleting) == (
+        new.uid,
+        new.metadata.generation,
+        new.deleting,
+    )
