@@ -13,6 +13,13 @@ def cache_dir() -> Path:
     return Path(named).absolute() if named else Path.home() / ".cache" / "cinderblock"
 
 
+def instance() -> int:
+    """Which of several clusters on this machine: 0 unless CINDERBLOCK_INSTANCE says 1 to 9."""
+    said = os.environ.get("CINDERBLOCK_INSTANCE") or "0"
+    return int(said) if said.isdecimal() else -1
+
+
 def state_dir() -> Path:
     """The folder of the running local cluster; short, since the paths of Unix sockets end at 107 bytes."""
-    return Path(os.environ.get("CINDERBLOCK_STATE") or "/var/lib/cinderblock-dev").absolute()
+    usual = f"/var/lib/cinderblock-dev{instance() or ''}"
+    return Path(os.environ.get("CINDERBLOCK_STATE") or usual).absolute()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import tarfile
 import tomllib
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import yaml
 from tools.cluster import node_config
 from tools.cluster.context import context_files, context_hash, is_ignored, parse_rules
 from tools.cluster.images import module_version, sidecar_images
-from tools.cluster.layout import BRIDGE, PAUSE_IMAGE, Layout
+from tools.cluster.layout import INSTANCE_MAX, PAUSE_IMAGE, Layout
 from tools.cluster.oci import Image, image_names, manifest_digest, write_archive
 from tools.shell import ToolError
 
@@ -24,12 +25,28 @@ def test_a_state_folder_too_long_for_sockets_is_refused_at_once() -> None:
     assert len(str(socket)) <= 107
 
 
-def test_names_fit_the_kernel() -> None:
-    nodes = Layout(Path("/s")).nodes()
-    assert all(len(name) <= 15 for name in [BRIDGE, *(node.veth for node in nodes)])
-    assert len({node.pod_subnet for node in nodes} | {node.address for node in nodes}) == 2 * len(nodes)
+def test_names_fit_the_kernel_and_no_two_clusters_share_one() -> None:
+    clusters = [Layout(Path("/s"), number) for number in range(INSTANCE_MAX + 1)]
+    nodes = [node for cluster in clusters for node in cluster.nodes()]
+    interfaces = [*(cluster.bridge for cluster in clusters), *(node.veth for node in nodes)]
+    assert all(len(name) <= 15 for name in interfaces)
+    assert len(set(interfaces)) == len(interfaces)
+    for names in (
+        [node.kernel_name for node in nodes],
+        [node.address for node in nodes] + [cluster.api_address for cluster in clusters],
+        [node.pod_subnet for node in nodes],
+    ):
+        assert len(set(names)) == len(names)
+    for node in nodes:
+        assert ip_address(node.address) in IPv4Network(node.cluster.subnet)
+        assert IPv4Network(node.pod_subnet).subnet_of(IPv4Network(node.cluster.pod_cidr))
+
+
+def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(ToolError):
         Layout(Path("/s")).node(3)
+    with pytest.raises(ToolError):
+        Layout(Path("/s"), INSTANCE_MAX + 1)
 
 
 def test_containerd_pins_the_sandbox_image_and_keeps_to_its_folder() -> None:

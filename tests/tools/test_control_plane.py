@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tools.cluster.control_plane import ControlPlane, temporary_control_plane
 from tools.paths import REPOSITORY
-from tools.shell import ToolError
+from tools.shell import ToolError, wait_until
 
 pytestmark = pytest.mark.apiserver
 
@@ -36,7 +36,11 @@ def test_up_serves_and_down_leaves_nothing(tmp_path: Path) -> None:
         first = [daemon.identity() for daemon in plane.daemons()]
         ControlPlane(tmp_path / "cp", with_controllers=True).start()
         assert [daemon.identity() for daemon in plane.daemons()] == first, "a second start changed something"
-        os.kill(first[1].pid if first[1] else 0, 9)
+        victim = plane.daemon("kube-apiserver")
+        identity = victim.running()
+        assert identity is not None
+        os.kill(identity.pid, 9)
+        wait_until("its end", lambda: victim.running() is None, timeout=30)
         ControlPlane(tmp_path / "cp", with_controllers=True).start()
         assert plane.healthy(), "start did not repair what had died"
     finally:

@@ -2,10 +2,11 @@
 
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tools.cluster.kernel import Loop, detach, inodes_under, loops, loops_of
+from tools.cluster.kernel import Loop, detach, inodes_under, loops, loops_of, lost_with_a_node
 
 _FILE = (8, 1, 100)
 _DEVTMPFS = (0, 6)
@@ -20,19 +21,20 @@ def test_a_chain_comes_off_from_the_top() -> None:
     volume = _loop(1, (7, 0, 55))  # a file on the filesystem on loop0
     raw = _loop(2, (*_DEVTMPFS, 901))  # the kubelet's, on the device node of loop1
     stranger = _loop(3, (8, 1, 101))
-    assert loops_of([pool, volume, raw, stranger], {_FILE}, private=False) == [raw, volume, pool]
+    assert loops_of([pool, volume, raw, stranger], {_FILE}) == [raw, volume, pool]
 
 
-def test_paths_that_only_nodes_have_count_only_when_asked() -> None:
-    deleted = _loop(0, (8, 1, 7), "/var/lib/cinderblock/no-such-pool.img (deleted)")
-    assert loops_of([deleted], set(), private=False) == []
-    assert loops_of([deleted], set(), private=True) == [deleted]
+def test_devices_on_deleted_files_go_with_their_own_node() -> None:
+    path = "/var/lib/cinderblock/pool.img (deleted)"
+    dead, living = _loop(0, (8, 1, 7), path), _loop(1, (8, 1, 8), path)
+    after = replace(dead, backing_path="/pool.img (deleted)")
+    stranger = _loop(2, (8, 1, 9), "/pool.img (deleted)")
+    assert lost_with_a_node([dead, living, stranger], [after, living, stranger]) == [after]
 
 
-def test_a_path_that_this_machine_has_is_not_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "exists", lambda self: True)
-    local = _loop(0, (8, 1, 7), "/var/lib/cinderblock/pool.img")
-    assert loops_of([local], set(), private=True) == []
+def test_a_number_that_was_taken_by_another_file_meanwhile_is_left_alone() -> None:
+    before = _loop(0, (8, 1, 7), "/var/lib/kubelet/x")
+    assert lost_with_a_node([before], [_loop(0, (8, 1, 99), "/home/x")]) == []
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def attached(tmp_path: Path) -> Iterator[list[str]]:
 
 @pytest.mark.root
 def test_real_devices_are_found_by_inode_and_detached(attached: list[str], tmp_path: Path) -> None:
-    mine = loops_of(loops(), inodes_under(tmp_path), private=False)
+    mine = loops_of(loops(), inodes_under(tmp_path))
     assert [loop.name for loop in mine] == list(reversed(attached))
     detach(mine)
     assert not {loop.name for loop in loops()} & set(attached)

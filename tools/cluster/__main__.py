@@ -10,7 +10,7 @@ from tools.cluster.cluster import Cluster, require_root
 from tools.cluster.images import Archive
 from tools.cluster.layout import Layout
 from tools.cluster.oci import image_names
-from tools.paths import state_dir
+from tools.paths import instance, state_dir
 from tools.shell import ToolError, main_guard, say
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -18,7 +18,7 @@ NodeNumber = Annotated[int, typer.Argument(help="1 or 2")]
 
 
 def _cluster() -> Cluster:
-    return Cluster(Layout(state_dir()))
+    return Cluster(Layout(state_dir(), instance()))
 
 
 @app.command()
@@ -61,6 +61,12 @@ def build_image(
 ) -> None:
     """Build a Dockerfile without a registry (nothing when unchanged) and load it into every node."""
     _cluster().build_image(name, context.absolute(), file)
+
+
+@app.command("snapshot-crds")
+def snapshot_crds() -> None:
+    """Apply the CRDs of CSI snapshots, from the pinned module of the snapshotter."""
+    _cluster().apply_snapshot_crds()
 
 
 @app.command()

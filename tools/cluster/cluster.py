@@ -18,15 +18,18 @@ from tools import build
 from tools.cluster import image_build, images, kernel, network
 from tools.cluster.control_plane import ControlPlane
 from tools.cluster.images import Archive
-from tools.cluster.layout import API_ADDRESS, API_PORT, Layout
+from tools.cluster.layout import API_PORT, Layout
 from tools.cluster.node import Node
 from tools.cluster.oci import manifest_digest
 from tools.debian import CLUSTER_PACKAGES, ensure_packages, require_machine, sbin_path
-from tools.paths import cache_dir
+from tools.golang import ensure_go
 from tools.shell import ToolError, say, tail
 
 # Mount points that nodes need in the root that they share with this machine.
 _MOUNT_POINTS = (Path("/var/lib/kubelet"), Path("/var/lib/cinderblock"))
+
+# What the machine was like before the first cluster, for the last one's `down`; a reboot forgets both alike.
+_FACTS = Path("/run/cinderblock-dev.json")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Cluster:
         """Its control plane, on the bridge's address."""
         return ControlPlane(
             self.layout.control,
-            bind_address=API_ADDRESS,
+            bind_address=self.layout.api_address,
             apiserver_port=API_PORT,
             with_controllers=True,
         )
@@ -71,7 +74,7 @@ class Cluster:
         build.ensure(["etcd", "kubernetes", "containerd"])
         with self._locked():
             self._remember_machine()
-            network.ensure_bridge()
+            network.ensure_bridge(self.layout)
             if not self.plane.healthy():
                 say("starting the control plane")
                 self.plane.start()
@@ -87,16 +90,12 @@ class Cluster:
         folder."""
         require_root()
         with self._locked():
-            nodes = [Node(layout, self.plane) for layout in self.layout.nodes()]
-            # While the nodes live, the kernel still tells the paths of loop devices inside them.
-            seen = self._loops()
-            for node in nodes:
-                node.down()
-            kernel.detach([*seen, *(loop for loop in self._loops() if loop not in seen)])
+            for layout in self.layout.nodes():
+                Node(layout, self.plane).down()
             self.plane.stop()
-            network.remove_bridge()
+            network.remove_bridge(self.layout)
             kernel.unmount_under(self.layout.state)
-            kernel.unmount_under(cache_dir() / "buildah")
+            image_build.clean_up()
             self._restore_machine()
             shutil.rmtree(self.layout.state, ignore_errors=True)
             if self.layout.state.exists():
@@ -115,6 +114,14 @@ class Cluster:
         images.folder().mkdir(parents=True, exist_ok=True)
         with self._locked():
             self._load([image_build.build_image(name, context, dockerfile)])
+
+    def apply_snapshot_crds(self) -> None:
+        """VolumeSnapshot and its siblings, which no Kubernetes brings by itself."""
+        client = "github.com/kubernetes-csi/external-snapshotter/client/v8"
+        for path in sorted(
+            (ensure_go().module_dir("csi", client) / "config" / "crd").glob("*.storage.k8s.io_*")
+        ):
+            self.plane.kubectl("apply", "--server-side", "-f", str(path))
 
     def status(self) -> list[PartStatus]:
         """Every part that is to be seen, healthy or not."""
@@ -159,32 +166,25 @@ class Cluster:
                     say(f"loading {archive.names[0]} into {node.layout.name}")
                     node.load(archive.path)
 
-    def _loops(self) -> list[kernel.Loop]:
-        attached = kernel.loops()
-        return (
-            kernel.loops_of(attached, kernel.inodes_under(self.layout.state), private=True)
-            if attached
-            else []
-        )
-
     def _remember_machine(self) -> None:
         """What `down` puts back, written before anything is changed."""
-        if self.layout.facts.exists():
-            return
         self.layout.state.mkdir(parents=True, exist_ok=True)
-        made = [str(path) for path in _MOUNT_POINTS if not path.exists()]
-        new = self.layout.facts.with_suffix(".new")
+        if _FACTS.exists():
+            return
         facts = {
             "ip_forward": network.forwarding(),
-            "folders": made,
+            "folders": [str(path) for path in _MOUNT_POINTS if not path.exists()],
             "netns_mounted": network.namespaces_mounted(),
         }
+        new = _FACTS.with_suffix(".new")
         new.write_text(json.dumps(facts))
-        new.rename(self.layout.facts)
+        new.rename(_FACTS)
 
     def _restore_machine(self) -> None:
+        if network.other_clusters(self.layout):
+            return  # they need what is there now
         try:
-            facts = json.loads(self.layout.facts.read_text())
+            facts = json.loads(_FACTS.read_text())
         except (FileNotFoundError, ValueError):
             return
         network.set_forwarding(facts["ip_forward"])
@@ -193,6 +193,7 @@ class Cluster:
         for folder in facts["folders"]:
             with contextlib.suppress(OSError):  # not empty: somebody else uses it by now
                 Path(folder).rmdir()
+        _FACTS.unlink()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -6,11 +6,14 @@ mounted for the time of the build: networks with an authority of their own would
 otherwise.
 """
 
+import contextlib
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from tools.cluster import images
+from tools.cluster import images, kernel
 from tools.cluster.context import context_hash
 from tools.cluster.images import Archive
 from tools.paths import cache_dir
@@ -33,6 +36,35 @@ def build_image(name: str, context: Path, dockerfile: Path | None = None) -> Arc
     archive = images.folder() / f"{short}-{context_hash(context, file, name)}.tar"
     if archive.exists():
         return Archive((name,), archive)
+    with _store_locked(wait=True):
+        if not archive.exists():
+            _build(name, short, context, file, archive)
+    return Archive((name,), archive)
+
+
+def clean_up() -> None:
+    """Remove what an interrupted build left mounted; while another build runs, it is left to that one."""
+    store = cache_dir() / "buildah"
+    with _store_locked(wait=False) as mine:
+        if mine and kernel.mounts_under(store):
+            _buildah("rm", "--all", timeout=_SLOW_SECONDS)
+            kernel.unmount_under(store)
+
+
+@contextlib.contextmanager
+def _store_locked(*, wait: bool) -> Iterator[bool]:
+    """One user of the image store at a time; False where somebody has it and we do not wait."""
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with (cache_dir() / ".buildah.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _build(name: str, short: str, context: Path, file: Path, archive: Path) -> None:
     ensure_base()
     say(f"building image {name}")
     log = images.folder() / f"{short}.build.log"
@@ -49,7 +81,6 @@ def build_image(name: str, context: Path, dockerfile: Path | None = None) -> Arc
     _buildah("push", "--disable-compression", name, f"oci-archive:{partial}:{name}", timeout=_SLOW_SECONDS)
     partial.rename(archive)
     images.prune(short, archive)
-    return Archive((name,), archive)
 
 
 def ensure_base() -> None:

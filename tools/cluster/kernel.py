@@ -103,11 +103,10 @@ def inodes_under(folder: Path) -> set[tuple[int, int, int]]:
     return found
 
 
-def loops_of(all_loops: Sequence[Loop], files: set[tuple[int, int, int]], private: bool) -> list[Loop]:
+def loops_of(all_loops: Sequence[Loop], files: set[tuple[int, int, int]]) -> list[Loop]:
     """The loop devices that stand on these files, directly or through other loop devices of the list.
 
-    `private`: also those whose path exists only inside nodes. The last to be attached comes first: that is
-    the order in which they can be detached.
+    The last to be attached comes first: that is the order in which they can be detached.
     """
     mine: list[Loop] = []
     rest = list(all_loops)
@@ -119,8 +118,7 @@ def loops_of(all_loops: Sequence[Loop], files: set[tuple[int, int, int]], privat
             for loop in rest
             if loop.backing_inode in files
             or loop.backing_inode[:2] in devices  # a file on a filesystem on one of ours
-            or loop.backing_inode in nodes  # the device itself, as kubelet does for raw block volumes
-            or (private and _only_in_nodes(loop.backing_path))
+            or loop.backing_inode in nodes  # the device itself, as the kubelet does for raw block volumes
         ]
         if not more:
             return mine
@@ -128,8 +126,17 @@ def loops_of(all_loops: Sequence[Loop], files: set[tuple[int, int, int]], privat
         rest = [loop for loop in rest if loop not in more]
 
 
-def _only_in_nodes(path: str) -> bool:
-    return path.startswith(_PRIVATE_TO_NODES) and not Path(path).exists()
+def lost_with_a_node(before: Sequence[Loop], after: Sequence[Loop]) -> list[Loop]:
+    """The loop devices of a node that died between the two looks, whose files may be deleted already.
+
+    All nodes have the same paths, but those of a dead one no longer lead through its mount points.
+    """
+    inside = {(loop.name, loop.backing_inode) for loop in before if _is_private(loop)}
+    return [loop for loop in after if (loop.name, loop.backing_inode) in inside and not _is_private(loop)]
+
+
+def _is_private(loop: Loop) -> bool:
+    return loop.backing_path.startswith(_PRIVATE_TO_NODES)
 
 
 def detach(devices: Iterable[Loop]) -> None:

@@ -8,14 +8,13 @@ making it again is harmless.
 import json
 from pathlib import Path
 
-from tools.cluster.layout import API_ADDRESS, BRIDGE, NODE_NET, NodeLayout
+from tools.cluster.layout import Layout, NodeLayout
 from tools.shell import ToolError, run
 
 _DEADLINE_SECONDS = 20.0
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 _NAMESPACES = Path("/run/netns")
 _MOUNTS = Path("/proc/self/mountinfo")
-_RULES = (("-i", BRIDGE, "-j", "ACCEPT"), ("-o", BRIDGE, "-j", "ACCEPT"))
 
 
 def forwarding() -> str:
@@ -29,29 +28,29 @@ def set_forwarding(value: str) -> None:
         _FORWARDING.write_text(value)
 
 
-def ensure_bridge() -> None:
+def ensure_bridge(cluster: Layout) -> None:
     """The bridge, up, with the API server's address; ToolError when another interface has this network."""
-    for row in json.loads(_ip("-json", "-4", "route", "show", f"{NODE_NET}.0/24") or "[]"):
-        if row.get("dev") != BRIDGE:
-            raise ToolError(f"{NODE_NET}.0/24 is in use on this machine by {row.get('dev')}")
-    if not link_exists(BRIDGE):
-        _ip("link", "add", BRIDGE, "type", "bridge")
-    _ip("addr", "replace", f"{API_ADDRESS}/24", "dev", BRIDGE)
-    _ip("link", "set", BRIDGE, "up")
+    for row in json.loads(_ip("-json", "-4", "route", "show", cluster.subnet) or "[]"):
+        if row.get("dev") != cluster.bridge:
+            raise ToolError(f"{cluster.subnet} is in use on this machine by {row.get('dev')}")
+    if not link_exists(cluster.bridge):
+        _ip("link", "add", cluster.bridge, "type", "bridge")
+    _ip("addr", "replace", f"{cluster.api_address}/24", "dev", cluster.bridge)
+    _ip("link", "set", cluster.bridge, "up")
     set_forwarding("1")
     if "-P FORWARD ACCEPT" not in run(["iptables", "-w", "-S", "FORWARD"], timeout=_DEADLINE_SECONDS):
-        for rule in _RULES:
+        for rule in _rules(cluster):
             if not _has_rule(rule):
                 run(["iptables", "-w", "-I", "FORWARD", *rule], timeout=_DEADLINE_SECONDS)
 
 
-def remove_bridge() -> None:
+def remove_bridge(cluster: Layout) -> None:
     """The bridge and its firewall rules."""
-    for rule in _RULES:
+    for rule in _rules(cluster):
         if _has_rule(rule):
             run(["iptables", "-w", "-D", "FORWARD", *rule], timeout=_DEADLINE_SECONDS)
-    if link_exists(BRIDGE):
-        _ip("link", "del", BRIDGE)
+    if link_exists(cluster.bridge):
+        _ip("link", "del", cluster.bridge)
 
 
 def ensure_node(node: NodeLayout) -> None:
@@ -61,11 +60,11 @@ def ensure_node(node: NodeLayout) -> None:
         _ip("netns", "add", name)
     if not link_exists(node.veth):
         _ip("link", "add", node.veth, "type", "veth", "peer", "name", "eth0", "netns", name)
-    _ip("link", "set", node.veth, "master", BRIDGE, "up")
+    _ip("link", "set", node.veth, "master", node.cluster.bridge, "up")
     _ip("-n", name, "link", "set", "lo", "up")
     _ip("-n", name, "addr", "replace", f"{node.address}/24", "dev", "eth0")
     _ip("-n", name, "link", "set", "eth0", "up")
-    _ip("-n", name, "route", "replace", "default", "via", API_ADDRESS)
+    _ip("-n", name, "route", "replace", "default", "via", node.cluster.api_address)
     _ip("route", "replace", node.pod_subnet, "via", node.address)
 
 
@@ -102,6 +101,16 @@ def unmount_namespaces() -> None:
 def link_exists(name: str) -> bool:
     """This machine has an interface of that name."""
     return Path("/sys/class/net", name).exists()
+
+
+def other_clusters(cluster: Layout) -> bool:
+    """Nodes of another instance live on this machine."""
+    own = {node.kernel_name for node in cluster.nodes()}
+    return any(path.name not in own for path in _NAMESPACES.glob("cinderblock*-node*"))
+
+
+def _rules(cluster: Layout) -> tuple[tuple[str, ...], ...]:
+    return tuple((side, cluster.bridge, "-j", "ACCEPT") for side in ("-i", "-o"))
 
 
 def _has_rule(rule: tuple[str, ...]) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tools.cluster import kernel, network, node_config
 from tools.cluster.control_plane import ControlPlane
-from tools.cluster.layout import POD_CIDR, NodeLayout
+from tools.cluster.layout import NodeLayout
 from tools.cluster.processes import Daemon
 from tools.debian import sbin_path
 from tools.modules import MODULES, binary
@@ -77,15 +77,17 @@ class Node:
         """A power cut: SIGKILL to everything in the node; its mounts go with it, its loop devices follow."""
         init = self.init_pid()
         handle = os.pidfd_open(init) if init else None
+        before = kernel.loops()
         self.daemon.stop(grace=0)  # unshare --kill-child: the node's pid 1 dies with it
         if handle is not None:
             try:
                 _wait_for_end(handle, self.layout.name)
             finally:
                 os.close(handle)
-        if attached := kernel.loops():
-            files = kernel.inodes_under(self.layout.folder)
-            kernel.detach(kernel.loops_of(attached, files, private=False))
+        if after := kernel.loops():
+            mine = kernel.loops_of(after, kernel.inodes_under(self.layout.folder))
+            lost = kernel.lost_with_a_node(before, after)
+            kernel.detach([*mine, *(loop for loop in lost if loop not in mine)])
 
     def cut(self) -> None:
         """A network partition."""
@@ -131,7 +133,7 @@ class Node:
             "folder": layout.folder,
             "control": self.plane.state_dir,
             "address": layout.address,
-            "pod-cidr": POD_CIDR,
+            "pod-cidr": layout.cluster.pod_cidr,
         }
         options = [f"--{key}={value}" for key, value in settings.items()]
         return [*enter, *apart, sys.executable, "-m", "tools.cluster.node_init", *options]
