@@ -26,7 +26,8 @@ class SystemClock:
         return datetime.now(UTC).replace(microsecond=0)
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        # counts a suspended machine's sleep as well: others went on, and a Lease ran out meanwhile
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
+import aiohttp
+
 from cinderblock.core.api.meta import Resource
 from cinderblock.core.kube.credentials import Credentials
 from cinderblock.core.kube.port import Conflict, HistoryGone, Listing, ObjectNotFound, WatchEvent
@@ -46,6 +48,10 @@ class ApiServerKube:
         self._transport = transport
         self._codecs: dict[type[Resource], Codec[Any]] = {}
         self.credentials = credentials
+
+    def open_session(self) -> aiohttp.ClientSession:
+        """For a library that talks HTTP by itself: same pool, same identity. The caller closes it."""
+        return self._transport.open_session()
 
     async def get(self, kind: type[R], name: str, namespace: str | None = None) -> R:
         path = _path(kind, namespace, name)

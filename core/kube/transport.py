@@ -43,12 +43,13 @@ class _CheckedRequest(aiohttp.ClientRequest):
 class Transport:
     def __init__(self, credentials: Credentials, context: ssl.SSLContext | None) -> None:
         self._credentials = credentials
+        self._connector = aiohttp.TCPConnector(
+            limit=_POOL_SIZE,
+            keepalive_timeout=_KEEPALIVE_SECONDS,
+            ssl=context if context is not None else True,
+        )
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=_POOL_SIZE,
-                keepalive_timeout=_KEEPALIVE_SECONDS,
-                ssl=context if context is not None else True,
-            ),
+            connector=self._connector,
             request_class=_CheckedRequest,
             # identity: compressing on both sides costs more CPU than the bytes are worth inside a cluster
             headers={
@@ -62,6 +63,29 @@ class Transport:
 
     async def close(self) -> None:
         await self._session.close()
+
+    def open_session(self) -> aiohttp.ClientSession:
+        """A plain session for others on the same pool, authorised anew at every request; the caller closes it."""
+
+        async def authorize(
+            request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+        ) -> aiohttp.ClientResponse:
+            authorization = await self._credentials.authorization()
+            if authorization is not None:
+                request.headers["Authorization"] = authorization
+            response = await handler(request)
+            if response.status == 401:
+                self._credentials.forget_token()
+            return response
+
+        return aiohttp.ClientSession(
+            connector=self._connector,
+            connector_owner=False,
+            headers={"User-Agent": "cinderblock", "Accept-Encoding": "identity"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            middlewares=(authorize,),
+            read_bufsize=2**21,  # a line of a watch is a whole object
+        )
 
     async def call(
         self,

@@ -84,31 +84,41 @@ class Codec(Generic[R]):
             except ValidationError:
                 pass
         body = json.loads(line)
-        raw = body["object"]
-        if body["type"] == "ERROR":
-            raise error_of(int(raw.get("code") or 500), json.dumps(raw).encode())
-        type_ = WatchType(body["type"])
-        if type_ in (WatchType.BOOKMARK, WatchType.DELETED):
-            # a bookmark is a version only, and whose deletion it was is in the metadata
-            meta = ObjectMeta.model_validate(raw.get("metadata") or {})
-            bare: R = self.kind.model_construct(metadata=meta)  # type: ignore[assignment]
-            return WatchEvent(type_, bare)
-        obj = self._readable(raw)
-        return None if obj is None else WatchEvent(type_, obj)
+        return watched(self.kind, body["type"], body["object"])
 
     def _readable(self, raw: dict[str, Any]) -> R | None:
-        try:
-            return self.kind.model_validate(raw)
-        except ValidationError as error:
-            meta = raw.get("metadata") or {}
-            _log.error(
-                "this version cannot read %s %s/%s, skipped: %s",
-                self.kind.PLURAL,
-                meta.get("namespace", ""),
-                meta.get("name", ""),
-                _first(error),
-            )
-            return None
+        return readable(self.kind, raw)
+
+
+def watched(kind: type[R], type_: str, raw: dict[str, Any]) -> WatchEvent[R] | None:
+    """A watch event that is parsed already; None where this version cannot read the object."""
+    if type_ == "ERROR":
+        raise error_of(int(raw.get("code") or 500), json.dumps(raw).encode())
+    known = WatchType(type_)
+    if known is WatchType.BOOKMARK:
+        return WatchEvent(known, _bare(kind, raw))
+    obj = readable(kind, raw)
+    if obj is None:
+        # whose deletion it is stands in the metadata
+        return WatchEvent(known, _bare(kind, raw)) if known is WatchType.DELETED else None
+    return WatchEvent(known, obj)
+
+
+def readable(kind: type[R], raw: dict[str, Any]) -> R | None:
+    """The object, or None and a line in the log."""
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        meta = raw.get("metadata") or {}
+        where = f"{meta.get('namespace', '')}/{meta.get('name', '')}"
+        _log.error("this version cannot read %s %s, skipped: %s", kind.PLURAL, where, _first(error))
+        return None
+
+
+def _bare(kind: type[R], raw: dict[str, Any]) -> R:
+    """An object of which only the metadata matters."""
+    meta = ObjectMeta.model_validate(raw.get("metadata") or {})
+    return kind.model_construct(metadata=meta)  # type: ignore[return-value]
 
 
 def _first(error: ValidationError) -> str:

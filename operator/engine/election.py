@@ -66,6 +66,9 @@ class Elector:
         self._name = name
         self._identity = identity
         self._lease: Lease | None = None
+        self.asked_at: float | None = (
+            None  # monotonic time of the last answer about the Lease, for health checks
+        )
 
     async def acquire(self) -> Guard:
         """Wait until this process leads. Errors of the API server are waited out."""
@@ -74,6 +77,7 @@ class Elector:
             try:
                 async with asyncio.timeout(CALL_SECONDS):
                     lease = await self._read()
+                self.asked_at = self._clock.monotonic()
                 sight = sight.next(lease, self._clock.monotonic())
                 move = decide(sight, self._clock.monotonic(), self._identity)
                 if move is not Move.WAIT:
@@ -123,6 +127,7 @@ class Elector:
             left = guard.remaining()
             _log.warning("lease not renewed, %.1f s left: %s", left, str(error) or "no answer in time")
         else:
+            self.asked_at = self._clock.monotonic()
             guard.extend(began + RENEW_SECONDS)
 
     async def _reread(self, guard: Guard) -> None:
