@@ -42,8 +42,9 @@ def host_lease(host: str) -> str:
 
 
 def pool_name(backend: str, node: str | None, pool: str | None) -> str:
+    """The Pool object of a driver's pool: readable where Kubernetes takes that as a name, else a hash."""
     name = "-".join(part for part in (backend, node, pool) if part)
-    return name if len(name) <= _NAME_MAX else f"p-{_digest(name)}"
+    return name if is_object_name(name) else f"p-{_digest(name)}"
 
 
 def object_name(handle: str, grant: int) -> str:

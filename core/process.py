@@ -7,16 +7,19 @@ Every program is an argv list with a deadline; secrets go in by stdin, never by 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
+import functools
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from cinderblock.core.errors import BackendFault, OperationTimeout
 
 _PR_SET_PDEATHSIG = 1
+_REAP_SECONDS = 2.0  # a program in an uninterruptible wait is not waited for: every call has a deadline
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,32 @@ class Runner(Protocol):
     ) -> Result:
         """Run argv to its end.
 
-        Errors: CommandFailed on a return code outside `ok`; OperationTimeout when the deadline passes (the
-        program was killed and reaped); FileNotFoundError is turned into CommandFailed with code 127.
-        A cancelled caller kills the program before the cancellation goes on.
+        Errors: CommandFailed on a return code outside `ok`, with code 127 where the program is missing and 126
+        where it cannot be run; OperationTimeout when the deadline passes (the program and what it started were
+        killed and reaped, or cannot be). A cancelled caller kills them before the cancellation goes on.
         """
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _dying_with(parent: int) -> Callable[[], None]:
+    """For the child, between fork and exec: SIGKILL when the parent's thread ends, at once if it already has."""
+    prctl = _libc().prctl  # found before the fork: a child that loads libraries may deadlock
+
+    def arrange() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return arrange
 
 
 class SystemRunner:
+    """Runs programs of this machine. To be used from the main thread: PDEATHSIG follows the thread that forks."""
+
     async def run(
         self,
         argv: Sequence[str],
@@ -69,27 +87,53 @@ class SystemRunner:
         stdin: bytes | None = None,
         ok: Sequence[int] = (0,),
     ) -> Result:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                preexec_fn=_die_with_parent,
-                env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C"},
-            )
-        except FileNotFoundError:
-            raise CommandFailed(argv, Result(127, b"", f"{argv[0]}: not installed".encode())) from None
+        process = await _start(argv, stdin is not None)
         try:
             async with asyncio.timeout(timeout):
                 stdout, stderr = await process.communicate(stdin)
         except TimeoutError:
-            raise OperationTimeout(f"{argv[0]} did not end within {timeout:g} s") from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            ended = await _end(process)
+            raise OperationTimeout(
+                f"{argv[0]} did not end within {timeout:g} s"
+                + ("" if ended else f" and cannot be killed: process {process.pid} hangs in the kernel")
+            ) from None
+        except BaseException:
+            await _end(process)
+            raise
         result = Result(process.returncode or 0, stdout, stderr)
         if result.returncode not in ok:
             raise CommandFailed(argv, result)
         return result
+
+
+async def _start(argv: Sequence[str], with_stdin: bool) -> asyncio.subprocess.Process:
+    try:
+        return await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.PIPE if with_stdin else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            preexec_fn=_dying_with(os.getpid()),
+            # A group of its own: what the program starts ends with it, and Ctrl-C reaches only us.
+            start_new_session=True,
+            env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C"},
+        )
+    except FileNotFoundError:
+        raise CommandFailed(argv, Result(127, b"", f"{argv[0]}: not installed".encode())) from None
+    except OSError as error:
+        said = f"{argv[0]}: cannot be run: {error.strerror}"
+        raise CommandFailed(argv, Result(126, b"", said.encode())) from None
+
+
+async def _end(process: asyncio.subprocess.Process) -> bool:
+    """Kill the program and what it started, and reap it; False when the kernel does not let it go."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    try:
+        async with asyncio.timeout(_REAP_SECONDS):
+            await process.wait()
+        return True
+    except TimeoutError:
+        return False
+    finally:
+        process._transport.close()  # type: ignore[attr-defined]  # else a pipe that somebody still holds stays open

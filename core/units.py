@@ -25,7 +25,7 @@ _FACTOR: dict[str | None, int] = {
 
 def parse_quantity(text: str) -> int:
     """Bytes of a quantity, rounded up to a whole byte. Raises ValueError with the accepted form."""
-    match = _QUANTITY.match(text)
+    match = _QUANTITY.fullmatch(text)
     if match is None:
         raise ValueError(
             f"{text!r} is not a size: write a number with an optional suffix, such as 10Gi or 500M"
