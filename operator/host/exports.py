@@ -37,7 +37,7 @@ from cinderblock.operator.host.decide_filesystem import (
     judge_filesystem,
     may_be_formatting,
 )
-from cinderblock.operator.host.decide_volume import ref_of
+from cinderblock.operator.host.decide_volume import may_pass, ref_of
 from cinderblock.operator.host.drivers import OpenBackend, ask
 from cinderblock.operator.host.tools import HostTools, backend_of
 
@@ -153,11 +153,10 @@ class Exports:
         ref = ref_of(volume)
         opened = self._tools.drivers.get(backend_of(volume))
         done = self._exported.get(attachment.uid)
-        if (
-            done is not None
-            and done == (entry.generation, opened)
-            and is_exported(attachment, entry, capacity_bytes)
-        ):
+        published = is_exported(attachment, entry, capacity_bytes)
+        if published and (opened is None or not opened.serving):
+            return attachment  # exported again when the driver opens; until then the node keeps what it has
+        if published and done == (entry.generation, opened):
             return attachment
         facts = await self._storage_node(entry.node)
         status = facts.status if facts is not None else None
@@ -179,8 +178,9 @@ class Exports:
         except StorageError as error:
             if attachment.status.connection is None and isinstance(error, NotSupported | InvalidRequest):
                 raise  # never published: it is withdrawn
-            after = attachment.with_(status=say.export_failed(attachment, error, now))
-            await self._attachments.status(attachment, after)
+            if not (published and may_pass(error)):
+                after = attachment.with_(status=say.export_failed(attachment, error, now))
+                await self._attachments.status(attachment, after)
             raise
         connection = connection.with_(
             generation=entry.generation, size_bytes=capacity_bytes, read_only=entry.read_only

@@ -1,0 +1,13 @@
+"""The world of the volume host's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from host_world import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
