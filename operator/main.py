@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from cinderblock.core.kube.port import Kube
 from cinderblock.core.metrics import PrometheusQueueMetrics, QueueMetrics
 from cinderblock.core.names import OPERATOR_HOST, OPERATOR_LEASE, host_name
 from cinderblock.core.process import Runner, SystemRunner
+from cinderblock.core.shutdown import on_signals
 from cinderblock.drivers.registry import Registry
 from cinderblock.operator.control.role import ControlRole
 from cinderblock.operator.engine.election import Elector
@@ -42,6 +42,7 @@ from cinderblock.operator.host.role import HostRole
 from cinderblock.operator.options import OperatorOptions, Role
 
 COMPONENT = "cinderblock"
+STOP_SECONDS = 10.0
 _STALE_LISTING = 1800.0
 _STALE_LEASE = 300.0
 _ROLES_STOP, _KOPF_STOP, _LEASE_STOP = 4.0, 2.5, 1.0
@@ -57,19 +58,13 @@ async def run_operator(options: OperatorOptions) -> int:
     ProcessCollector(registry=registry)
     metrics = PrometheusQueueMetrics(registry)
     stop = asyncio.Event()
-    _on_signals(stop)
+    on_signals(stop.set, limit=STOP_SECONDS)
     async with connect(options.kubeconfig) as kube:
         process = _Process(options, kube, clock=clock, health=health, metrics=metrics, stop=stop)
         async with endpoint(health, registry, port=options.metrics_port, address=options.metrics_address):
             if options.role is Role.HOST:
                 return await process.host()
             return await process.leader()
-
-
-def _on_signals(stop: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
 
 
 class _Process:
@@ -202,7 +197,7 @@ class _Process:
             )
             parts[kopf_task] = "watches"
             await self._unless_stopped(_either(kopf_ready, kopf_task))
-            _on_signals(self._stop)  # kopf has put its own handlers there
+            on_signals(self._stop.set, limit=STOP_SECONDS)  # kopf has put its own handlers there
             self._fresh("listing", lambda: relister.listed_at, _STALE_LISTING)
             for name, part in (("relist", relister.run()), *roles):
                 parts[asyncio.create_task(part, name=name)] = name
