@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,8 +187,18 @@ def _probe(volumes_fd: int, path: Path) -> bool:
 
 
 def _nameless(folder_fd: int) -> int:
-    """A file that nobody can see and that goes with its descriptor."""
-    return os.open(_proc(folder_fd, "."), os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    """A file without a name, which goes with its descriptor."""
+    try:
+        return os.open(_proc(folder_fd, "."), os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+            raise
+    name = f".probe-{secrets.token_hex(8)}"  # this filesystem has no nameless files
+    descriptor = os.open(
+        name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder_fd
+    )
+    os.unlink(name, dir_fd=folder_fd)
+    return descriptor
 
 
 def _proc(folder_fd: int, name: str) -> str:

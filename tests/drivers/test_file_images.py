@@ -1,9 +1,11 @@
 """The image files: full disks, foreign files, loop devices, and nothing outside the folder."""
 
 import os
+import stat
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from file_subject import FileSubject
@@ -127,6 +129,37 @@ async def test_no_handle_leads_out_of_the_folder(
         await driver.close()
     assert sentinel.exists()
     assert [path.name for path in root.iterdir()] == ["pools"]
+
+
+async def test_an_image_is_durable_before_it_has_its_name_and_the_name_before_the_answer(
+    driver: FileDriver, ref: VolumeRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def noted(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            what = "folder" if name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode) else ""
+            calls.append(f"{name} {what}".strip())
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("setxattr", "posix_fallocate", "ftruncate", "fsync", "rename", "unlink"):
+        noted(name)
+    await driver.create_volume(create(ref, thick=True))
+    data = ["setxattr", "setxattr", "setxattr", "posix_fallocate", "ftruncate", "fsync"]
+    assert calls[-8:] == [*data, "rename", "fsync folder"]
+    calls.clear()
+    await driver.seal_volume(ref)
+    assert calls == ["setxattr", "fsync"]
+    calls.clear()
+    await driver.extend_volume(ref, 2 * MIB)
+    assert calls[-2:] == ["ftruncate", "fsync"]
+    calls.clear()
+    await driver.delete_volume(ref)
+    assert calls[-2:] == ["unlink", "fsync folder"]
 
 
 # foreign things in the folder
