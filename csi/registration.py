@@ -31,13 +31,39 @@ class RegistrationFailed(PreconditionFailed):
     default_reason = "RegistrationFailed"
 
 
+class Registration:
+    """How it went so far; yielded by `registration`."""
+
+    def __init__(self) -> None:
+        self._outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.registered = False
+
+    async def until_refused(self) -> None:
+        """Never ends while things go well. Errors: RegistrationFailed."""
+        await asyncio.shield(self._outcome)
+
+    def tell(self, registered: bool, error: str) -> None:
+        self.registered = registered
+        if registered:
+            _log.info("the kubelet registered the driver")
+            return
+        _log.error("the kubelet refused the driver: %s", error)
+        if not self._outcome.done():
+            self._outcome.set_exception(RegistrationFailed(f"the kubelet refused the driver: {error}"))
+
+    def close(self) -> None:
+        if not self._outcome.done():
+            self._outcome.cancel()
+        elif not self._outcome.cancelled():
+            self._outcome.exception()  # told to whoever waited; no complaint when nobody did
+
+
 class RegistrationService:
     """`endpoint` is the CSI socket as the kubelet sees it."""
 
-    def __init__(self, endpoint: Path) -> None:
+    def __init__(self, endpoint: Path, state: Registration) -> None:
         self._endpoint = endpoint
-        self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.registered = False
+        self._state = state
 
     async def get_info(
         self, request: registration_pb2.InfoRequest, call: Call
@@ -49,36 +75,22 @@ class RegistrationService:
     async def notify_registration_status(
         self, request: registration_pb2.RegistrationStatus, call: Call
     ) -> registration_pb2.RegistrationStatusResponse:
-        self.registered = request.plugin_registered
-        if request.plugin_registered:
-            _log.info("the kubelet registered the driver")
-        else:
-            _log.error("the kubelet refused the driver: %s", request.error)
-            if not self.outcome.done():
-                self.outcome.set_exception(
-                    RegistrationFailed(f"the kubelet refused the driver: {request.error}")
-                )
+        self._state.tell(request.plugin_registered, request.error)
         return registration_pb2.RegistrationStatusResponse()
-
-    async def until_refused(self) -> None:
-        """Never ends while things go well. Errors: RegistrationFailed."""
-        await asyncio.shield(self.outcome)
 
 
 @contextlib.asynccontextmanager
-async def registration(folder: Path, endpoint: Path, edge: Edge) -> AsyncIterator[RegistrationService]:
+async def registration(folder: Path, endpoint: Path, edge: Edge) -> AsyncIterator[Registration]:
     """Offer the driver in the kubelet's folder as long as the context lives; afterwards the socket is gone,
     which unregisters it. Run `until_refused` beside the rest of the process.
 
     Start it only when the CSI socket serves: the kubelet calls NodeGetInfo at once.
     """
-    service = RegistrationService(endpoint)
+    state = Registration()
     descriptor = registration_pb2.DESCRIPTOR.services_by_name["Registration"]
+    service = Service(descriptor, RegistrationService(endpoint, state))
     try:
-        async with serving(folder / SOCKET_NAME, [Service(descriptor, service)], edge):
-            yield service
+        async with serving(folder / SOCKET_NAME, [service], edge):
+            yield state
     finally:
-        if not service.outcome.done():
-            service.outcome.cancel()
-        elif not service.outcome.cancelled():
-            service.outcome.exception()  # told to whoever waited; no complaint when nobody did
+        state.close()

@@ -124,12 +124,11 @@ def _inode(path: Path) -> int | None:
 def _handlers(service: Service, edge: Edge) -> grpc.GenericRpcHandler:
     """The table of one service; a public coroutine method that is no RPC is a mistake (ValueError)."""
     methods = {_CAMEL.sub("_", m.name).lower(): m for m in service.descriptor.methods}
-    for name, member in inspect.getmembers(service.servicer, inspect.iscoroutinefunction):
+    for name, _ in inspect.getmembers(service.servicer, inspect.iscoroutinefunction):
         if not name.startswith("_") and name not in methods:
             raise ValueError(
                 f"{type(service.servicer).__name__}.{name} is no RPC of {service.descriptor.full_name}"
             )
-        del member
     return grpc.method_handlers_generic_handler(
         service.descriptor.full_name,
         {
