@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from pathlib import Path
 
-from cinderblock.core.errors import BackendFault, InvalidRequest
+from cinderblock.core.errors import BackendFault, InvalidRequest, PreconditionFailed
 from cinderblock.core.process import Runner
 from cinderblock.core.units import MIB
 from cinderblock.csi.connectors.base import Device
@@ -22,6 +23,10 @@ _MKFS_DEADLINE = 90.0
 _GROW_DEADLINE = 90.0
 _CHECK_DEADLINE = 90.0
 _SLACK = MIB  # both leave a remainder that is too small for a group of its own
+_CAP_SYS_RESOURCE = 24
+_DAMAGED = (
+    "the filesystem on {} is damaged and e2fsck -p cannot repair it safely: detach it and run e2fsck by hand"
+)
 _EXT4_AT, _EXT4_MAGIC, _EXT4_HAS_ERRORS = 1024, 0xEF53, 2
 
 
@@ -54,16 +59,50 @@ async def filesystem_bytes(device: Device, fs_type: str) -> int:
     return await asyncio.to_thread(_superblock_bytes, device, fs_type)
 
 
+async def needs_growing(device: Device, fs_type: str) -> bool:
+    return await filesystem_bytes(device, fs_type) + _SLACK <= device.size_bytes
+
+
+def grows_mounted(fs_type: str) -> bool:
+    """Whether this process may grow a mounted one: ext4 asks for a right that not every sandbox gives root."""
+    if fs_type != "ext4":
+        return True
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "CapEff":
+            return bool(int(value.strip(), 16) >> _CAP_SYS_RESOURCE & 1)
+    return True
+
+
 async def grow_filesystem(runner: Runner, device: Device, fs_type: str, mounted_at: str) -> bool:
     """Grow a mounted filesystem to its device; False when there was nothing to grow.
 
-    Errors: CommandFailed, OperationTimeout; the old size stands.
+    Errors: PreconditionFailed (only the next mount can grow it), CommandFailed, OperationTimeout; the old size
+    stands.
     """
-    if await filesystem_bytes(device, fs_type) + _SLACK > device.size_bytes:
+    if not await needs_growing(device, fs_type):
         return False
+    if not grows_mounted(fs_type):
+        raise PreconditionFailed(
+            "this process may not grow a mounted ext4 (CAP_SYS_RESOURCE is missing): it grows when the volume is"
+            " next staged",
+            reason="GrowsAtNextMount",
+        )
     argv = ["xfs_growfs", "-d", mounted_at] if fs_type == "xfs" else ["resize2fs", str(device.path)]
     await runner.run(argv, timeout=_GROW_DEADLINE)
     return True
+
+
+async def grow_unmounted(runner: Runner, device: Device, fs_type: str) -> None:
+    """Before a mount, where a mounted one cannot be grown here. Errors: BackendFault, CommandFailed."""
+    if grows_mounted(fs_type) or not await needs_growing(device, fs_type):
+        return
+    result = await runner.run(
+        ["e2fsck", "-f", "-p", str(device.path)], timeout=_CHECK_DEADLINE, ok=tuple(range(128))
+    )
+    if result.returncode > 1:
+        raise BackendFault(_DAMAGED.format(device.path))
+    await runner.run(["resize2fs", str(device.path)], timeout=_GROW_DEADLINE)
 
 
 async def repair_if_marked(runner: Runner, device: Device, fs_type: str) -> None:
@@ -81,7 +120,4 @@ async def repair_if_marked(runner: Runner, device: Device, fs_type: str) -> None
         ["e2fsck", "-p", str(device.path)], timeout=_CHECK_DEADLINE, ok=tuple(range(128))
     )
     if result.returncode > 1:
-        raise BackendFault(
-            f"the filesystem on {device.path} is damaged and e2fsck -p cannot repair it safely: detach it and"
-            " run e2fsck by hand"
-        )
+        raise BackendFault(_DAMAGED.format(device.path))

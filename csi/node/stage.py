@@ -26,7 +26,13 @@ from cinderblock.core.kube.port import Conflict
 from cinderblock.core.process import Runner
 from cinderblock.csi.capability import Capability
 from cinderblock.csi.connectors.base import Device
-from cinderblock.csi.node.filesystem import grow_filesystem, make_filesystem, repair_if_marked
+from cinderblock.csi.node.filesystem import (
+    grow_filesystem,
+    grow_unmounted,
+    grows_mounted,
+    make_filesystem,
+    repair_if_marked,
+)
 from cinderblock.csi.node.lookup import NodeVolumes
 from cinderblock.csi.node.mountinfo import device_node_number, mount_at, uses_of
 from cinderblock.csi.node.mounts import Mounter, ensure_directory, ensure_file, remove_place, shows_device
@@ -239,10 +245,11 @@ class Stager:
         if not staged:
             if not read_only and not uses_of(device.number):
                 await repair_if_marked(self.runner, device, fs_type)
+                await grow_unmounted(self.runner, device, fs_type)
             options = [f for f in ask.flags if f not in ("ro", "rw")]
             options.insert(0, "ro" if read_only else "rw")
             await self.mounter.mount(device, fs_type, ask.path, options)
-        if read_only:
+        if read_only or not grows_mounted(fs_type):
             return
         try:
             await grow_filesystem(self.runner, device, fs_type, ask.path)
