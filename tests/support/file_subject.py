@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from driver_contract import SIZE
 from loop_mount import loop_device
 
 from cinderblock.core.clock import SystemClock
@@ -52,7 +51,7 @@ class FileSubject:
             os.fsync(file.fileno())
 
     async def half_make(self, ref: VolumeRef) -> None:
-        (self.folder / "volumes" / f"{ref.object_name}.img.new").write_bytes(secrets.token_bytes(SIZE // 2))
+        (self.folder / "volumes" / f"{ref.object_name}.img.new").write_bytes(secrets.token_bytes(1 << 20))
 
     def hide_marker(self) -> bool:
         (self.folder / ".cinderblock-pool").rename(self.folder / "marker-away")
