@@ -15,6 +15,7 @@ from cinderblock.core.api.meta import (
     Model,
     PrinterColumn,
     map_list,
+    set_once,
 )
 from cinderblock.core.units import QUANTITY_PATTERN
 
@@ -138,6 +139,7 @@ class Pool(CustomResource):
     )
     CEL_RULES: ClassVar[tuple[CelRule, ...]] = (
         CelRule("self == oldSelf", "a Pool's spec cannot be changed", "spec"),
+        set_once("poolID"),
     )
     SELECTABLE_FIELDS: ClassVar[tuple[str, ...]] = (".spec.host", ".spec.backend")
 

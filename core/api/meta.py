@@ -145,6 +145,18 @@ class CelRule:
     blames: str = ""
 
 
+def set_once(field: str) -> CelRule:
+    """Once it has a value, a status field keeps it: no writer, however stale, gives the object another identity."""
+    rule = f"!has(oldSelf.{field}) || (has(self.{field}) && self.{field} == oldSelf.{field})"
+    return CelRule(rule, f"{field} cannot be changed once it is set", "status", f".{field}")
+
+
+def never_falls(field: str) -> CelRule:
+    """A counter in the status only grows."""
+    rule = f"!has(oldSelf.{field}) || (has(self.{field}) && self.{field} >= oldSelf.{field})"
+    return CelRule(rule, f"{field} never falls", "status", f".{field}")
+
+
 class Resource(Model):
     """An object of the API server. Sub-classes add spec and status and say what they are."""
 

@@ -14,6 +14,7 @@ from cinderblock.core.api.meta import (
     Model,
     PrinterColumn,
     map_list,
+    set_once,
 )
 from cinderblock.core.api.volume import ClaimReference
 
@@ -49,6 +50,7 @@ class Snapshot(CustomResource):
     SELECTABLE_FIELDS: ClassVar[tuple[str, ...]] = (".status.host", ".status.sourceHandle")
     CEL_RULES: ClassVar[tuple[CelRule, ...]] = (
         CelRule("self == oldSelf", "a Snapshot's spec cannot be changed", "spec"),
+        set_once("handle"),
     )
 
     spec: SnapshotSpec

@@ -19,6 +19,8 @@ from cinderblock.core.api.meta import (
     Model,
     PrinterColumn,
     map_list,
+    never_falls,
+    set_once,
 )
 from cinderblock.core.errors import GrpcCode
 from cinderblock.core.units import QUANTITY_PATTERN, parse_quantity
@@ -317,6 +319,15 @@ class Volume(CustomResource):
                 "csi",
             )
         ),
+        CelRule(
+            "!has(self.fsType) || self.volumeMode == 'Filesystem'",
+            "fsType is only for volumeMode Filesystem",
+            "spec",
+            ".fsType",
+        ),
+        set_once("handle"),
+        never_falls("lastGrant"),
+        never_falls("attachGeneration"),
         CelRule(
             # Written against oldSelf.spec, so that a status write always passes; growing always passes too, for
             # a backend may have rounded what exists up to more than was asked.

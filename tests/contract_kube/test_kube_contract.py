@@ -228,6 +228,22 @@ async def test_a_successor_of_the_same_name_is_never_written_to(kube: Kube, run:
     assert await again(kube, new) == new
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"handle": "other"}, {"handle": None}, {"last_grant": 1}, {"attach_generation": 0}],
+)
+async def test_an_identity_stays_and_a_counter_never_falls(
+    kube: Kube, run: str, change: dict[str, object]
+) -> None:
+    made = await kube.create(volume(run))
+    status = on("h1", grant=2).with_(handle=f"h-{run}", attach_generation=1)
+    placed = await kube.update_status(made, made.with_(status=status))
+    with pytest.raises(Rejected):
+        await kube.update_status(placed, placed.with_(status=status.with_(**change)))
+    onwards = status.with_(allocation=None, last_grant=3, attach_generation=2)
+    assert (await kube.update_status(placed, placed.with_(status=onwards))).status == onwards
+
+
 # delete -----------------------------------------------------------------------------------------------
 async def test_delete_without_finalizer_is_at_once_and_repeatable(kube: Kube, run: str) -> None:
     made = await kube.create(volume(run))

@@ -270,6 +270,12 @@ def test_the_spec_of_an_attachment_cannot_be_changed(api: RawApi, name: str, cha
     accepted(api.patch(f"{ATTACHMENTS}/{name}", {"metadata": {"finalizers": None}}))
 
 
+def test_a_raw_device_has_no_filesystem_type(api: RawApi, name: str) -> None:
+    answer = api.post(VOLUMES, body("Volume", name, size="1Gi", volumeMode="Block", fsType="xfs"))
+    refused(answer, "spec.fsType", "only for volumeMode Filesystem")
+    accepted(api.post(VOLUMES, body("Volume", name, size="1Gi", fsType="xfs")))
+
+
 @pytest.mark.parametrize("use", ["Block", "Bare", None])
 def test_a_filesystem_type_is_only_for_mounts(api: RawApi, name: str, use: str | None) -> None:
     spec = {"volume": "v", "node": "n", "fsType": "xfs"} | ({"use": use} if use else {})
@@ -288,6 +294,23 @@ def test_the_driver_of_a_backend_cannot_be_changed_but_its_settings_can(api: Raw
     accepted(api.patch(path, {"spec": {"config": {"folder": "/b"}, "reservedPercent": 10}}))
     refused(api.patch(path, {"spec": {"reservedPercent": 101}}), "reservedPercent")
     refused(api.patch(path, {"spec": {"overSubscriptionRatio": "many"}}), "overSubscriptionRatio")
+
+
+def test_the_identity_of_what_a_backend_holds_is_set_once(api: RawApi, name: str) -> None:
+    accepted(api.post(VOLUMES, body("Volume", name, size="1Gi")))
+    path = f"{VOLUMES}/{name}/status"
+    accepted(api.patch(path, {"status": {"phase": "Pending"}}))
+    accepted(api.patch(path, {"status": {"handle": "h", "lastGrant": 2, "attachGeneration": 2}}))
+    refused(api.patch(path, {"status": {"handle": "i"}}), "handle cannot be changed once it is set")
+    refused(api.patch(path, {"status": {"handle": None}}), "handle")
+    refused(api.patch(path, {"status": {"lastGrant": 1}}), "lastGrant never falls")
+    refused(api.patch(path, {"status": {"attachGeneration": None}}), "attachGeneration never falls")
+    accepted(api.patch(path, {"status": {"handle": "h", "lastGrant": 3, "attachGeneration": 2}}))
+    accepted(api.post(cluster("pools"), body("Pool", name, backend="b", host="h")))
+    path = f"{cluster('pools')}/{name}/status"
+    accepted(api.patch(path, {"status": {"poolID": "p"}}))
+    refused(api.patch(path, {"status": {"poolID": "q"}}), "poolID cannot be changed")
+    accepted(api.patch(path, {"status": {"poolID": "p", "freeBytes": 1}}))
 
 
 def test_the_spec_of_a_pool_and_of_a_snapshot_cannot_be_changed(api: RawApi, name: str) -> None:

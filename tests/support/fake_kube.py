@@ -102,6 +102,18 @@ def _field(body: Body, path: str) -> str:
     return str(at).lower() if isinstance(at, bool) else str(at or "")
 
 
+# The rules of the CRDs that speak of a status alone; a flow that breaks one must fail here too.
+_SET_ONCE = {"Volume": ("handle",), "Snapshot": ("handle",), "Pool": ("poolID",)}
+_NEVER_FALL = {"Volume": ("lastGrant", "attachGeneration")}
+
+
+def _judge_status(kind: str, old: Body, new: Body) -> None:
+    broken = [f for f in _SET_ONCE.get(kind, ()) if f in old and new.get(f) != old[f]]
+    broken += [f for f in _NEVER_FALL.get(kind, ()) if f in old and new.get(f, -1) < old[f]]
+    if broken:
+        raise Rejected(f"{kind} is invalid: status.{broken[0]} cannot be changed so", status=422)
+
+
 def _apply(target: Body, patch: Body) -> Body:
     out = dict(target)
     for key, value in patch.items():
@@ -319,6 +331,7 @@ class FakeKube:
         key, body = self._current(before)
         assert isinstance(patch, dict)
         changed = {**body, "status": _apply(body.get("status", {}), patch)}
+        _judge_status(before.KIND, body.get("status", {}), changed["status"])
         stored = self._load(type(before), self._commit(key, changed))
         self.after_write("status", before.KIND, before.name)
         return stored
