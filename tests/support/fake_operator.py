@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from fake_kube import FakeKube
-
 from cinderblock.core.api.attachment import ADMITTED, EXPORTED, Attachment, Connection, ConnectionProtocol
 from cinderblock.core.api.meta import ErrorRecord, is_true, set_condition
 from cinderblock.core.api.volume import (
@@ -26,7 +24,7 @@ from cinderblock.core.api.volume import (
     VolumeAttachmentEntry,
 )
 from cinderblock.core.errors import GrpcCode
-from cinderblock.core.kube.port import Conflict, ObjectNotFound
+from cinderblock.core.kube.port import Conflict, Kube, ObjectNotFound, WatchType
 from cinderblock.core.names import FINALIZER_PROTECT
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -39,8 +37,11 @@ def _open_gate() -> asyncio.Event:
 
 
 class FakeOperator:
-    def __init__(self, kube: FakeKube, *, pool: str = "pool", host: str = "host") -> None:
+    def __init__(
+        self, kube: Kube, *, pool: str = "pool", host: str = "host", namespace: str | None = None
+    ) -> None:
         self.kube = kube
+        self.namespace = namespace  # None = all
         self.pool, self.host = pool, host
         self.schedule_error: tuple[GrpcCode, str] | None = None
         self.create_error: tuple[GrpcCode, str] | None = None
@@ -63,11 +64,15 @@ class FakeOperator:
     async def _serve(
         self, kind: Any, reconcile: Callable[[Any], Awaitable[None]], group: asyncio.TaskGroup
     ) -> None:
-        listing = await self.kube.list(kind)
+        listing = await self.kube.list(kind, namespace=self.namespace)
         for obj in listing.items:
             group.create_task(self._one(kind, obj, reconcile))
-        async for event in self.kube.watch(kind, resource_version=listing.resource_version):
-            group.create_task(self._one(kind, event.object, reconcile))
+        version = listing.resource_version
+        while True:
+            async for event in self.kube.watch(kind, resource_version=version, namespace=self.namespace):
+                version = event.object.metadata.resource_version
+                if event.type is not WatchType.BOOKMARK:
+                    group.create_task(self._one(kind, event.object, reconcile))
 
     async def _one(self, kind: Any, seen: Any, reconcile: Callable[[Any], Awaitable[None]]) -> None:
         async with self._locks[(kind.KIND, seen.namespace, seen.name)]:
