@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import functools
 import os
+import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from cinderblock.core.errors import BackendFault, OperationTimeout
 
-_PR_SET_PDEATHSIG = 1
 _REAP_SECONDS = 2.0  # a program in an uninterruptible wait is not waited for: every call has a deadline
 
 
@@ -59,21 +58,14 @@ class Runner(Protocol):
         """
 
 
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _dying_with(parent: int) -> Callable[[], None]:
-    """For the child, between fork and exec: SIGKILL when the parent's thread ends, at once if it already has."""
-    prctl = _libc().prctl  # found before the fork: a child that loads libraries may deadlock
-
-    def arrange() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return arrange
+def _program(name: str, path: str) -> str:
+    """Where the program is. Errors: CommandFailed."""
+    found = shutil.which(name, path=path)
+    if found is not None:
+        return found
+    if "/" in name and Path(name).exists():
+        raise CommandFailed([name], Result(126, b"", f"{name}: cannot be run".encode()))
+    raise CommandFailed([name], Result(127, b"", f"{name}: not installed".encode()))
 
 
 class SystemRunner:
@@ -107,19 +99,22 @@ class SystemRunner:
 
 
 async def _start(argv: Sequence[str], with_stdin: bool) -> asyncio.subprocess.Process:
+    path = os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+    program = _program(argv[0], path)
     try:
+        # setpriv sets PDEATHSIG in the child. A preexec_fn would do it without a program more, but it forces a
+        # real fork, and code that runs there, ours or gRPC's fork handlers, crashes beside gRPC's threads.
         return await asyncio.create_subprocess_exec(
-            *argv,
+            *("setpriv", "--pdeathsig", "KILL", "--", program, *argv[1:]),
             stdin=asyncio.subprocess.PIPE if with_stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            preexec_fn=_dying_with(os.getpid()),
             # A group of its own: what the program starts ends with it, and Ctrl-C reaches only us.
             start_new_session=True,
-            env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C"},
+            env={"PATH": path, "LC_ALL": "C"},
         )
     except FileNotFoundError:
-        raise CommandFailed(argv, Result(127, b"", f"{argv[0]}: not installed".encode())) from None
+        raise CommandFailed(argv, Result(127, b"", b"setpriv: not installed")) from None
     except OSError as error:
         said = f"{argv[0]}: cannot be run: {error.strerror}"
         raise CommandFailed(argv, Result(126, b"", said.encode())) from None
