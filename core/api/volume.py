@@ -81,9 +81,9 @@ class VolumeSource(Model):
 class ClaimReference(Model):
     """The claim that a Volume serves; quota counts in its namespace."""
 
-    namespace: str
-    name: str
-    uid: str
+    namespace: str = Field(description="Of the PersistentVolumeClaim.")
+    name: str = Field(description="Of the PersistentVolumeClaim.")
+    uid: str = Field(description="Of the PersistentVolumeClaim.")
 
 
 class VolumeTopology(Model):
@@ -251,20 +251,30 @@ class Operation(Model):
 
 class VolumeStatus(Model):
     observed_generation: int = Field(default=0, ge=0)
-    phase: VolumePhase | None = None
+    phase: VolumePhase | None = Field(
+        default=None, description="One word for people; programs read the conditions."
+    )
     # leader
     handle: str | None = Field(default=None, description="Immutable identity of what the backend holds.")
-    allocation: Allocation | None = None
+    allocation: Allocation | None = Field(
+        default=None, description="The standing grant: where the Volume is or will be made."
+    )
     last_grant: int = Field(default=0, ge=0, description="Highest grant ever given; never falls.")
-    scheduling: Scheduling | None = None
+    scheduling: Scheduling | None = Field(
+        default=None, description="How the placement came about, or why there is none."
+    )
     # volume host
     refusal: Refusal | None = None
     attachments: tuple[VolumeAttachmentEntry, ...] = Field(
         default=(), json_schema_extra=map_list("attachmentUID")
     )
     attach_generation: int = Field(default=0, ge=0, description="Counter that generations are drawn from.")
-    capacity_bytes: int | None = Field(default=None, ge=0)
-    filesystem: Filesystem | None = None
+    capacity_bytes: int | None = Field(
+        default=None, ge=0, description="What exists; set as soon as the Volume was made."
+    )
+    filesystem: Filesystem | None = Field(
+        default=None, description="What the Volume holds, as far as it was used."
+    )
     operation: Operation | None = None
     last_error: ErrorRecord | None = None
     conditions: tuple[Condition, ...] = Field(default=(), json_schema_extra=map_list("type"))
