@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -91,9 +91,13 @@ class OpenBackend:
 
 
 class OpenBackends:
-    """The drivers that are open on this host, by Backend."""
+    """The drivers that are open on this host, by Backend.
 
-    def __init__(self) -> None:
+    `confirm` raises when this host is nobody any more (identity.py): then no driver is used either.
+    """
+
+    def __init__(self, confirm: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._confirm = confirm
         self._open: dict[str, OpenBackend] = {}
         self._why_not: dict[str, str] = {}
 
@@ -123,6 +127,8 @@ class OpenBackends:
     @asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[OpenBackend]:
         """Errors: BackendUnavailable while it is not open, or being opened anew."""
+        if self._confirm is not None:
+            await self._confirm()
         opened = self._open.get(name)
         if opened is None or not opened.serving or opened.closing:
             why = self._why_not.get(name, "it is being opened")

@@ -59,7 +59,7 @@ class HostRole:
             recorder=recorder,
             host=host,
             node=node,
-            drivers=OpenBackends(),
+            drivers=OpenBackends(self._identity.confirm),
             metrics=metrics,
         )
         self.backends = Backends(
@@ -98,8 +98,11 @@ class HostRole:
                 for queue in self.queues:
                     group.create_task(queue.run())
                 group.create_task(self._watch_identity())
-        except* HostGone as group_error:
-            raise group_error.exceptions[0] from None
+        except BaseExceptionGroup as group_error:
+            gone = group_error.subgroup(HostGone)
+            if gone is None:
+                raise
+            raise HostGone(f"host {self.host} has lost its Node") from gone
         finally:
             for end in unsubscribe:
                 end()

@@ -459,7 +459,9 @@ async def test_a_deleted_local_volume_with_a_vanished_attachment_waits_for_the_d
         await world.until(lambda: world.is_("a", "Exported"))
         await world.force_away("a")
         await world.remove()
-        await world.until(lambda: _volume_error(world, "VolumeInUse"))  # a device holds it: the driver says so
+        await world.until(
+            lambda: _volume_error(world, "VolumeInUse")
+        )  # a device holds it: the driver says so
         volume: Volume = await world.get()
         world.objects[f"{volume.uid}-1"].exports.clear()
         await world.until(world.gone)

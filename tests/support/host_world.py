@@ -154,7 +154,7 @@ class World:
         ]
 
         class Driver(self.driver_class):  # type: ignore[name-defined,misc]
-            def __init__(driver, config: DriverConfig, context: DriverContext) -> None:  # noqa: N805
+            def __init__(driver, config: DriverConfig, context: DriverContext) -> None:
                 super().__init__(config, context, place=MortalPlace(self.place, life))
 
         role = HostRole(
