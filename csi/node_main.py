@@ -15,6 +15,7 @@ from cinderblock.core.api.attachment import Attachment
 from cinderblock.core.clock import Clock, SystemClock
 from cinderblock.core.health import serving_health
 from cinderblock.core.kube.adapter import connect
+from cinderblock.core.kube.events import EventRecorder
 from cinderblock.core.kube.informer import Informer
 from cinderblock.core.kube.port import Kube, KubeError
 from cinderblock.core.kube.store import Store
@@ -92,6 +93,7 @@ class NodePlugin:
             locks=locks,
             runner=runner,
             clock=clock,
+            recorder=EventRecorder(kube, "cinderblock-node", clock, instance=settings.node),
             node=settings.node,
             boot_id=boot_id,
         )

@@ -15,6 +15,7 @@ from cinderblock.core.api.attachment import Attachment, Connection, ConnectionPr
 from cinderblock.core.api.volume import Volume
 from cinderblock.core.clock import Clock
 from cinderblock.core.errors import NotSupported, StorageError, VolumeInUse
+from cinderblock.core.kube.events import EventRecorder
 from cinderblock.core.kube.port import Kube, KubeError
 from cinderblock.core.kube.store import Store
 from cinderblock.core.process import Runner
@@ -46,6 +47,7 @@ class NodeAgent:
         locks: KeyLocks,
         runner: Runner,
         clock: Clock,
+        recorder: EventRecorder,
         node: str,
         boot_id: str,
     ) -> None:
@@ -56,6 +58,7 @@ class NodeAgent:
         self._locks = locks
         self._runner = runner
         self._clock = clock
+        self._recorder = recorder
         self._node = node
         self._boot_id = boot_id
         self._dispatcher: Dispatcher | None = None
@@ -136,6 +139,7 @@ class NodeAgent:
             link = self._links.point(attachment.uid, device.path)
             probe = await self._probe(attachment, device)
         except StorageError as error:
+            await self._recorder.warn(attachment, error.reason, error.message)
             await self._write(attachment, rules.report_failed(attachment, error, self._now()))
             raise
         reported = rules.report_connected(

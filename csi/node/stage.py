@@ -4,11 +4,13 @@ bind mount of its node in a file there. Both show in mountinfo, so nothing else 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from cinderblock.core.api.attachment import Attachment, Formatted
 from cinderblock.core.api.volume import Use
@@ -40,8 +42,10 @@ from cinderblock.csi.node.records import Record, RecordKind, Records, flags_dige
 from cinderblock.csi.node.stage_rules import Plan, StageStep, plan_stage, waits_for_device
 from cinderblock.csi.node.volumes import KeyLocks
 
+T = TypeVar("T")
 BLOCK_FILE = "device"
 _POLL_FIRST, _POLL_LAST = 0.05, 1.0
+_LONGEST_WAIT = 120.0
 _REPORT_TRIES = 5
 
 
@@ -61,7 +65,23 @@ class StageAsk:
 class _Ticket:
     """A NodeStage in work, which the opposite call takes back."""
 
-    withdrawn: bool = False
+    why: str = ""  # what it waits for
+    taken_back: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def check(self) -> None:
+        if self.taken_back.is_set():
+            raise OperationPending("the volume is being unstaged")
+
+    async def unless_taken_back(self, waiting: Coroutine[Any, Any, T]) -> T:
+        """The result of something that only waits, or an end at once when NodeUnstage comes."""
+        tasks = asyncio.ensure_future(waiting), asyncio.ensure_future(self.taken_back.wait())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            self.check()
+            return await tasks[0]
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 @dataclass
@@ -74,14 +94,19 @@ class Stager:
     boot_id: str
     _tickets: dict[tuple[str, str], list[_Ticket]] = field(default_factory=dict)
 
-    async def stage(self, ask: StageAsk, answer_by: float) -> None:
-        """Idempotent. `answer_by` (time.monotonic) bounds the waiting for others, not a step once begun.
+    def waits_for(self, ask: StageAsk) -> str:
+        """Why a NodeStage of this volume and path is still in work; "" when it waits for nobody."""
+        tickets = self._tickets.get((ask.volume_id, ask.path), [])
+        return next((ticket.why for ticket in tickets if ticket.why), "")
+
+    async def stage(self, ask: StageAsk) -> None:
+        """Idempotent. It waits longer than one caller does: a repeated call joins it.
 
         Errors: NotFound, PreconditionFailed, IncompatibleExists, InvalidRequest: final, nothing staged by this
         call; NotReady, OperationPending, OperationTimeout: asked again.
         """
         try:
-            await self._stage(ask, answer_by)
+            await self._stage(ask, time.monotonic() + _LONGEST_WAIT)
         except IncompatibleExists:
             raise  # what an earlier, different call staged is in use
         except StorageError as error:
@@ -108,6 +133,7 @@ class Stager:
                 plan = await self._step(attachment, ask, ticket)
                 if plan is None:
                     return
+                ticket.why = plan.why
                 if time.monotonic() >= answer_by:
                     raise NotReady(plan.why)
                 # The Volume is not watched here; this is a volume's first mount, once in its life.
@@ -130,26 +156,17 @@ class Stager:
         self, attachment: Attachment, ask: StageAsk, ticket: _Ticket, answer_by: float
     ) -> Attachment:
         """Waits, without any lock, until the agent has brought the device up."""
-        why = ""
 
         def judge(seen: Attachment | None) -> Attachment | None:
-            nonlocal why
-            if ticket.withdrawn:
-                raise OperationPending("the volume is being unstaged")
             if seen is None:
                 raise NotReady(f"attachment {attachment.name} is gone")
             wait = waits_for_device(seen, ask.capability, boot_id=self.boot_id)
-            why = wait.why if wait is not None else ""
+            ticket.why = wait.why if wait is not None else ""
             return seen if wait is None else None
 
-        try:
-            return await self.volumes.cache.until(
-                attachment, judge, answer_by=answer_by, pending=lambda _: why
-            )
-        except OperationPending:
-            if ticket.withdrawn or not why:
-                raise
-            raise NotReady(why) from None
+        return await ticket.unless_taken_back(
+            self.volumes.cache.until(attachment, judge, answer_by=answer_by, pending=lambda _: ticket.why)
+        )
 
     async def _change_within(self, attachment: Attachment, seconds: float) -> None:
         version = attachment.metadata.resource_version
@@ -168,8 +185,7 @@ class Stager:
             self.locks.hold(("volume", ask.volume_id)),
             self.locks.hold(attachment.volume_key),
         ):
-            if ticket.withdrawn:
-                raise OperationPending("the volume is being unstaged")
+            ticket.check()
             attachment = await self.volumes.fresh(attachment)
             volume = await self.volumes.fresh_volume(attachment)
             read_only = _read_only(attachment, ask)
@@ -261,7 +277,7 @@ class Stager:
     async def unstage(self, volume_id: str, path: str) -> None:
         """Idempotent; needs neither the Attachment nor the API server. Errors: VolumeInUse, PreconditionFailed."""
         for ticket in self._tickets.get((volume_id, path), ()):
-            ticket.withdrawn = True
+            ticket.taken_back.set()
         async with self.locks.hold(("volume", volume_id)):
             record = self.records.read(RecordKind.STAGED, volume_id, path)
             for place in (block_file(path), path):

@@ -9,7 +9,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from cinderblock.core.api.volume import Use
-from cinderblock.core.errors import InvalidRequest, NotFound, NotStaged
+from cinderblock.core.errors import InvalidRequest, NotFound, NotStaged, OperationPending
 from cinderblock.csi.capability import Capability, parse_capability
 from cinderblock.csi.interceptors import Call
 from cinderblock.csi.node.agent import NodeAgent
@@ -22,6 +22,7 @@ from cinderblock.csi.topology import topology_of
 from cinderblock.csi.work import KeyedWork
 
 T = TypeVar("T")
+_MARGIN = 0.1  # so that the work can still say what it waited for
 _CAPABILITIES = (
     csi_pb2.NodeServiceCapability.RPC.STAGE_UNSTAGE_VOLUME,
     csi_pb2.NodeServiceCapability.RPC.GET_VOLUME_STATS,
@@ -96,9 +97,13 @@ class NodeService:
             capability=capability,
             flags=_flags(request.volume_capability, capability),
         )
-        await self._run(
-            call, request, (ask.volume_id, ask.path), lambda: self.stager.stage(ask, call.answer_by)
-        )
+        try:
+            await self._run(call, request, (ask.volume_id, ask.path), lambda: self.stager.stage(ask))
+        except OperationPending as error:
+            why = self.stager.waits_for(ask)
+            raise OperationPending(
+                f"the volume is still being staged: {why}" if why else error.message
+            ) from None
         return csi_pb2.NodeStageVolumeResponse()
 
     async def node_unstage_volume(
@@ -161,7 +166,7 @@ class NodeService:
             call,
             request,
             (volume_id, path),
-            lambda: self.publisher.expand(volume_id, path, required, call.answer_by),
+            lambda: self.publisher.expand(volume_id, path, required, call.answer_by - _MARGIN),
         )
         return csi_pb2.NodeExpandVolumeResponse(capacity_bytes=size_bytes)
 

@@ -3,12 +3,13 @@
 import asyncio
 
 import grpc
+from prometheus_client import CollectorRegistry
+
 from cinderblock.core.process import SystemRunner
 from cinderblock.csi.interceptors import Edge, RpcMetrics
 from cinderblock.csi.pb import csi_pb2, csi_pb2_grpc
 from cinderblock.csi.server import Service, serving
 from cinderblock.csi.services.identity import IdentityService
-from prometheus_client import CollectorRegistry
 
 
 async def test_no_program_dies_of_calls_that_are_served_meanwhile(tmp_path):
