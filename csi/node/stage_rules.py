@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from cinderblock.core.api.attachment import CONNECTED, EXPORTED, Attachment
+from cinderblock.core.api.attachment import CONNECTED, EXPORTED, Attachment, ProbeFound
 from cinderblock.core.api.meta import is_true
 from cinderblock.core.api.volume import FilesystemState, Use, Volume
 from cinderblock.core.errors import NotReady, PreconditionFailed
@@ -67,7 +67,8 @@ def plan_stage(
         raise PreconditionFailed("the volume was used as a block device: it is never formatted")
     status = attachment.status
     generation = status.generation
-    if status.last_error is not None and status.probe is not None:
+    probe = status.probe if status.probe is not None and status.probe.generation == generation else None
+    if status.last_error is not None and probe is not None and probe.found != ProbeFound.BLANK:
         raise error_of(status.last_error)  # the host judged what the probe found
     if read_only:
         raise PreconditionFailed("the volume holds no filesystem yet and is attached read-only")
@@ -81,7 +82,7 @@ def plan_stage(
         and permit.type == filesystem.type
     ):
         return Plan(StageStep.FORMAT, fs_type=_usable(permit.type, capability))
-    if status.probe is None or status.probe.generation != generation:
+    if probe is None:
         return Plan(StageStep.WAIT, "the device was not probed yet")
     return Plan(StageStep.WAIT, "the volume host has not permitted the filesystem yet")
 
