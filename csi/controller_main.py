@@ -63,7 +63,9 @@ async def controller(
                 path,
                 [
                     Service(services["Identity"], IdentityService(lambda: gateway.caches.synced)),
-                    Service(services["Controller"], ControllerService(gateway)),
+                    Service(
+                        services["Controller"], ControllerService(gateway), ControllerService.CHECKS_LIMITS
+                    ),
                 ],
                 Edge(RpcMetrics(registry)),
             ):

@@ -66,10 +66,15 @@ class Edge:
         self._metrics = metrics
 
     def wrap(
-        self, method: MethodDescriptor, behavior: Callable[[Any, Call], Awaitable[Message]]
+        self,
+        method: MethodDescriptor,
+        behavior: Callable[[Any, Call], Awaitable[Message]],
+        *,
+        checks_limits: bool = False,
     ) -> Callable[[Message, Any], Awaitable[Message]]:
-        """A gRPC handler around ours."""
-        limited = method.containing_service.file.package == "csi.v1"  # other protocols have no such limits
+        """A gRPC handler around ours; `checks_limits` says that ours checks CSI's size limits itself."""
+        # Protocols other than CSI have no such limits.
+        limited = method.containing_service.file.package == "csi.v1" and not checks_limits
         full_name = f"/{method.containing_service.full_name}/{method.name}"
 
         async def handle(request: Message, context: Any) -> Message:

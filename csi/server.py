@@ -37,6 +37,8 @@ class Service:
 
     descriptor: ServiceDescriptor
     servicer: object
+    # RPCs that check the size limits themselves, because something must happen before they may answer an error
+    checks_limits: frozenset[str] = frozenset()
 
 
 def socket_path(endpoint: str) -> Path:
@@ -132,7 +134,9 @@ def _handlers(service: Service, edge: Edge) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(
         service.descriptor.full_name,
         {
-            method.name: _handler(method, getattr(service.servicer, name, None), edge)
+            method.name: _handler(
+                method, getattr(service.servicer, name, None), edge, method.name in service.checks_limits
+            )
             for name, method in methods.items()
             if not method.server_streaming
         },
@@ -140,10 +144,13 @@ def _handlers(service: Service, edge: Edge) -> grpc.GenericRpcHandler:
 
 
 def _handler(
-    method: MethodDescriptor, behavior: Callable[[Any, Call], Awaitable[Message]] | None, edge: Edge
+    method: MethodDescriptor,
+    behavior: Callable[[Any, Call], Awaitable[Message]] | None,
+    edge: Edge,
+    checks_limits: bool,
 ) -> grpc.RpcMethodHandler:
     return grpc.unary_unary_rpc_method_handler(
-        edge.wrap(method, behavior or _unimplemented(method.name)),
+        edge.wrap(method, behavior or _unimplemented(method.name), checks_limits=checks_limits),
         request_deserializer=GetMessageClass(method.input_type).FromString,
         response_serializer=GetMessageClass(method.output_type).SerializeToString,
     )

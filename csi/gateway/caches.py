@@ -21,10 +21,6 @@ def _by_handle(volume: Volume) -> Iterable[str]:
     return (volume.status.handle,) if volume.status.handle else ()
 
 
-def _by_pool(volume: Volume) -> Iterable[str]:
-    return (volume.status.allocation.pool,) if volume.status.allocation else ()
-
-
 def _by_volume(attachment: Attachment) -> Iterable[str]:
     return ("/".join(attachment.volume_key),)
 
@@ -38,7 +34,7 @@ class Caches:
 
     def __init__(self, kube: Kube) -> None:
         self._kube = kube
-        self.volumes = Cache(kube, Store(Volume, {"handle": _by_handle, "pool": _by_pool}))
+        self.volumes = Cache(kube, Store(Volume, {"handle": _by_handle}))
         self.attachments = Cache(kube, Store(Attachment, {"volume": _by_volume}))
         self.nodes = Cache(kube, Store(StorageNode, {"segment": _by_segment}))
         self.pools = Cache(kube, Store(Pool))

@@ -6,14 +6,17 @@ grant decides.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cinderblock.core.api.backend import HOST_ALIVE, POOL_READY, Pool, Provisioning, VolumeType
 from cinderblock.core.api.meta import ConditionStatus, find_condition, is_true
+from cinderblock.core.api.volume import Volume
 from cinderblock.core.capacity import of_status, room
 from cinderblock.core.errors import NotReady
 from cinderblock.core.extra_specs import capability_of, satisfies
+from cinderblock.core.kube.store import Store
 from cinderblock.core.placement import default_type, held_bytes
 from cinderblock.core.units import parse_quantity
 from cinderblock.csi.gateway.caches import Caches
@@ -28,9 +31,29 @@ class Available:
     smallest_bytes: int
 
 
+class HeldSums:
+    """Bytes that Volumes hold, by pool: kept up at each change, since one pool may serve thousands of Volumes
+    and the provisioner asks once per StorageClass and node."""
+
+    def __init__(self, volumes: Store[Volume]) -> None:
+        self._sums: Counter[str] = Counter()
+        for volume in volumes.all():
+            self._changed(None, volume)
+        volumes.subscribe(self._changed)
+
+    def __getitem__(self, pool: str) -> int:
+        return self._sums[pool]
+
+    def _changed(self, old: Volume | None, new: Volume | None) -> None:
+        for volume, sign in ((old, -1), (new, 1)):
+            if volume is not None and volume.status.allocation is not None:
+                self._sums[volume.status.allocation.pool] += sign * held_bytes(volume)
+
+
 class CapacityGateway:
     def __init__(self, caches: Caches) -> None:
         self._caches = caches
+        self._held = HeldSums(caches.volumes.store)
 
     def available(self, volume_type: str | None, node: str | None) -> Available:
         """For volumes of that type (None = the default one) that `node` must reach (None = any node).
@@ -69,8 +92,7 @@ class CapacityGateway:
                 yield pool
 
     def _room(self, pool: Pool, chosen: VolumeType | None) -> int:
-        held = sum(map(held_bytes, self._caches.volumes.store.by("pool", pool.name)))
-        capacity = of_status(pool.status, held)
+        capacity = of_status(pool.status, self._held[pool.name])
         thick = chosen is not None and chosen.spec.provisioning is Provisioning.THICK
         return room(capacity, thick=thick).grantable_bytes if capacity is not None else 0
 

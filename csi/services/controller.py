@@ -13,6 +13,7 @@ from cinderblock.csi.interceptors import Call
 from cinderblock.csi.pb import csi_pb2
 from cinderblock.csi.services.parameters import parse_parameters
 from cinderblock.csi.topology import node_segment, parse_requirement, reachable_from
+from cinderblock.csi.validation import check_limits
 
 PUBLISH_CONTEXT_ATTACHMENT = "attachment"
 
@@ -32,6 +33,8 @@ ADVERTISED: frozenset[str] = frozenset(
 
 
 class ControllerService:
+    CHECKS_LIMITS = frozenset({"CreateVolume"})
+
     def __init__(self, gateway: ControllerGateway, advertised: frozenset[str] = ADVERTISED) -> None:
         self._gateway = gateway
         self._advertised = advertised
@@ -53,6 +56,7 @@ class ControllerService:
         """A final error goes out only when nothing of that name is left (`settle`)."""
         self._gate("CREATE_DELETE_VOLUME")
         try:
+            check_limits(request)
             volume = await self._gateway.creating.create(self._create_request(request), call)
         except StorageError as error:
             raise await self._gateway.creating.settle(request.name, error, call) from error

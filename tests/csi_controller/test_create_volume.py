@@ -306,16 +306,32 @@ async def test_no_final_code_while_the_cleanup_goes_on(rig: Rig) -> None:
     assert len(rig.operator.backend) == 1
 
 
-async def test_a_bad_request_also_cleans_up_after_an_earlier_good_one(rig: Rig) -> None:
+@pytest.mark.parametrize("parameters", [{"bad": "x"}, {"volumeType": "x" * 5000}])
+async def test_a_bad_request_also_cleans_up_after_an_earlier_good_one(
+    rig: Rig, parameters: dict[str, str]
+) -> None:
     """The StorageClass was replaced while the first call was under way: IA makes the provisioner forget."""
     rig.operator.may_create.clear()
     await refused(rig.stub.CreateVolume(create_request(), timeout=0.3))
     assert len(await volumes(rig)) == 1
     rig.operator.create_error = (GrpcCode.UNAVAILABLE, "later")
     rig.operator.may_create.set()
-    code, _ = await refused(rig.stub.CreateVolume(create_request(parameters={"bad": "x"})))
+    code, _ = await refused(rig.stub.CreateVolume(create_request(parameters=parameters)))
     assert code is Code.INVALID_ARGUMENT
     assert await volumes(rig) == []
+
+
+async def test_a_volume_that_grew_is_still_the_answer_to_its_own_request(rig: Rig) -> None:
+    request = create_request(limit_bytes=GIB)
+    first = await rig.stub.CreateVolume(request)
+    await rig.stub.ControllerExpandVolume(
+        csi_pb2.ControllerExpandVolumeRequest(
+            volume_id=first.volume.volume_id, capacity_range=csi_pb2.CapacityRange(required_bytes=2 * GIB)
+        )
+    )
+    again = await rig.stub.CreateVolume(request)
+    assert again.volume.volume_id == first.volume.volume_id
+    assert again.volume.capacity_bytes == 2 * GIB
 
 
 async def test_a_cleanup_begun_by_a_process_that_died_is_finished(rig: Rig) -> None:
