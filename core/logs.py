@@ -20,10 +20,15 @@ _SECRET_KEY = re.compile(r"(?i)(password|passwd|secret|token|authorization|priva
 _SECRET_TEXT = re.compile(
     r"(?i)\b(bearer\s+|basic\s+)[A-Za-z0-9._~+/=-]{8,}"
     r"|\b((?:password|passwd|secret|token|authorization|private[-_ ]?key)[\"']?\s*[=:]\s*[\"']?)"
-    r"(?!<redacted>)[^\s\"',;}]+"
+    r"(?!<redacted>)(?:bearer\s+|basic\s+)?[^\s\"',;}]+"
 )
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL)
-_NOISY = {"kopf": logging.WARNING, "aiohttp": logging.WARNING, "asyncio": logging.WARNING}
+_NOISY = {
+    "kopf": logging.WARNING,
+    "kubernetes": logging.WARNING,
+    "aiohttp": logging.WARNING,
+    "asyncio": logging.WARNING,
+}
 
 
 class LogFormat(StrEnum):
@@ -68,7 +73,9 @@ def configure(level: str = "info", form: LogFormat | None = None) -> None:
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if form is LogFormat.JSON
-        else structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

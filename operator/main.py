@@ -38,6 +38,7 @@ from cinderblock.operator.engine.relist import Relister
 from cinderblock.operator.engine.scope import Scope, host_scope, leader_scope
 from cinderblock.operator.engine.stores import make_stores
 from cinderblock.operator.events.edge import watch
+from cinderblock.operator.host.metrics import HostMetrics, PrometheusHostMetrics
 from cinderblock.operator.host.role import HostRole
 from cinderblock.operator.options import OperatorOptions, Role
 
@@ -56,11 +57,19 @@ async def run_operator(options: OperatorOptions) -> int:
     """Serve until SIGTERM or SIGINT (0), or until a part fails (1). Errors: ConfigurationError."""
     clock, health, registry = SystemClock(), Health(), CollectorRegistry()
     ProcessCollector(registry=registry)
-    metrics = PrometheusQueueMetrics(registry)
+    metrics, host_metrics = PrometheusQueueMetrics(registry), PrometheusHostMetrics(registry)
     stop = asyncio.Event()
     on_signals(stop.set, limit=STOP_SECONDS)
     async with connect(options.kubeconfig) as kube:
-        process = _Process(options, kube, clock=clock, health=health, metrics=metrics, stop=stop)
+        process = _Process(
+            options,
+            kube,
+            clock=clock,
+            health=health,
+            metrics=metrics,
+            host_metrics=host_metrics,
+            stop=stop,
+        )
         async with endpoint(health, registry, port=options.metrics_port, address=options.metrics_address):
             if options.role is Role.HOST:
                 return await process.host()
@@ -76,6 +85,7 @@ class _Process:
         clock: Clock,
         health: Health,
         metrics: QueueMetrics,
+        host_metrics: HostMetrics,
         stop: asyncio.Event,
     ) -> None:
         self._options = options
@@ -83,6 +93,7 @@ class _Process:
         self._clock = clock
         self._health = health
         self._metrics = metrics
+        self._host_metrics = host_metrics
         self._stop = stop
         self._drivers = Registry.load()
         self._stores = make_stores()
@@ -168,6 +179,9 @@ class _Process:
             node,
             self._options.pools_root,
             runner,
+            release_namespace=self._options.namespace,
+            metrics=self._metrics,
+            host_metrics=self._host_metrics,
         )
 
     async def _heartbeat(self, kube: Kube, host: str) -> None:
