@@ -58,12 +58,12 @@ def capability(
 
 
 class NodeHarness:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, kube: Any = None) -> None:
         self.root = root
         self.pool = NodePool(root / "pools")
         for name in ("pools", "plugin", "staging", "pods"):
             (root / name).mkdir()
-        self.kube = FakeKube()
+        self.kube = kube or FakeKube()
         self.host = SimulatedHost(self.kube, self.pool)
         self.runner = CountingRunner()
         self.boot_id = "boot-1"
@@ -209,9 +209,9 @@ async def until_gone(host: SimulatedHost, handle: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def harness(root: Path) -> AsyncIterator[NodeHarness]:
-    """A running node; at the end nothing of it may be left in the kernel."""
-    made = NodeHarness(root)
+async def harness(root: Path, kube: Any = None) -> AsyncIterator[NodeHarness]:
+    """A running node; at the end nothing of it may be left in the kernel. `kube`: default a FakeKube."""
+    made = NodeHarness(root, kube)
     await made.kube.create(Node(metadata=ObjectMeta(name=NODE)))
     try:
         async with made.host.running():
