@@ -17,11 +17,15 @@ from cinderblock.core.api.volume import (
     VolumePhase,
     VolumeSource,
     VolumeSpec,
+    VolumeStatus,
 )
 from cinderblock.core.errors import GrpcCode
-from cinderblock.core.kube.port import Conflict
+from cinderblock.core.kube.port import Conflict, Rejected
+from cinderblock.core.kube.store import Store
 from cinderblock.core.names import FINALIZER_PROTECT
 from cinderblock.core.units import GIB
+from cinderblock.operator.control.ledger import Ledger
+from cinderblock.operator.control.takeover import take_over
 from cinderblock.operator.control.volume_status import stamped
 
 
@@ -215,6 +219,23 @@ async def test_a_lost_answer_counts_until_it_is_known():
         await bench.settle()
         await bench.wait(10)
         assert pool_of(await bench.volume("b")) is None
+
+
+async def test_a_write_that_the_api_server_rejects_takes_no_room():
+    async with Bench() as bench:
+        await bench.standard(total=10)
+
+        def reject(verb: str, kind: str, name: str) -> None:
+            if (verb, name) == ("status", "a"):
+                raise Rejected("the schema says no", status=422)
+
+        bench.kube.before_write = reject
+        await bench.add_volume("a", "10Gi")
+        await bench.settle()
+        await bench.add_volume("b", "10Gi")
+        await bench.settle()
+        assert pool_of(await bench.volume("a")) is None
+        assert pool_of(await bench.volume("b")) == "p1"
 
 
 async def test_a_write_that_never_landed_is_decided_again():
@@ -471,6 +492,22 @@ async def test_every_waiting_volume_is_stamped_before_the_first_grant():
         await bench.settle()
         assert epochs_at_first_grant == [2] * 100
         assert all(v.status.allocation for v in (await bench.kube.list(Volume)).items)
+
+
+async def test_what_a_predecessor_wrote_late_is_counted():
+    """It landed before the stamp, and no watch has told of it yet."""
+    bench = Bench()
+    made = await bench.add_volume("v")
+    store = Store(Volume)
+    store.replace(await bench.kube.list(Volume))
+    allocation = {"backend": "b", "pool": "p1", "host": "operator", "sizeBytes": 10, "grant": 1}
+    status = VolumeStatus.model_validate({"allocation": allocation, "lastGrant": 1})
+    await bench.kube.update_status(made, made.with_(status=status))
+    await take_over(bench.kube, store, 2, bench.clock)
+    assert Ledger(store).provisioned_bytes("p1") == 10
+    scheduling = (await bench.volume("v")).status.scheduling
+    assert scheduling is not None
+    assert scheduling.epoch == 2  # its host may still refuse
 
 
 async def test_what_does_not_wait_is_not_stamped():

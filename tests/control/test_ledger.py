@@ -80,6 +80,17 @@ def test_an_assumption_counts_until_a_newer_version_is_seen():
     assert not ledger.assumed_in_pool("p")
 
 
+def test_a_watch_that_lags_behind_a_fresh_read_settles_nothing():
+    store = Store(Volume)
+    ledger = Ledger(store)
+    store.apply(volume("v", 4))
+    ledger.assume(volume("v", 5), volume("v", 5, "p", 10))
+    store.apply(volume("v", 5))  # what it was decided on, at last
+    assert ledger.provisioned_bytes("p") == 10
+    store.apply(volume("v", 6))
+    assert ledger.provisioned_bytes("p") == 0
+
+
 def test_two_assumptions_of_one_volume_both_count():
     """The first answer was lost; the second try went elsewhere. Either may land."""
     store = Store(Volume)
