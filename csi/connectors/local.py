@@ -136,6 +136,10 @@ class LocalConnector:
                     raise WrongDevice(f"{found.path} serves another file under the name of this volume")
                 if found.name != name:
                     raise VolumeInUse(f"{found.path} holds the image and is not of our making")
+                if found.leaving:
+                    raise VolumeInUse(
+                        f"{found.path} was let go of and is still open; it ends at the last close"
+                    )
                 if found.read_only != connection.read_only:
                     self._release(found)
                     continue

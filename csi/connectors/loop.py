@@ -22,6 +22,7 @@ _GET_STATUS64 = 0x4C05
 _SET_CAPACITY = 0x4C07
 _CTL_GET_FREE = 0x4C82
 _READ_ONLY = 1
+_AUTOCLEAR = 4
 _DIRECT_IO = 16
 # struct loop_info64: device, inode, rdevice, offset, sizelimit; number, encrypt type, key size, flags;
 # file name, crypt name, key; init[2]
@@ -40,6 +41,7 @@ class LoopStatus:
     backing: tuple[int, int, int]  # major, minor, inode of the backing file
     read_only: bool
     direct_io: bool
+    leaving: bool  # let go of, and there until its last user closes it
     size_bytes: int
 
     @property
@@ -94,6 +96,7 @@ class KernelLoopDevices:
             backing=(*_kernel_device(device), inode),
             read_only=bool(flags & _READ_ONLY),
             direct_io=bool(flags & _DIRECT_IO),
+            leaving=bool(flags & _AUTOCLEAR),
             size_bytes=sectors * 512,
         )
 

@@ -44,7 +44,7 @@ from cinderblock.csi.node.volumes import KeyLocks
 
 T = TypeVar("T")
 BLOCK_FILE = "device"
-_POLL_FIRST, _POLL_LAST = 0.05, 1.0
+_POLL_FIRST, _POLL_LAST, _POLL_GROWTH = 0.02, 1.0, 1.5
 _LONGEST_WAIT = 120.0
 _REPORT_TRIES = 5
 
@@ -138,7 +138,7 @@ class Stager:
                     raise NotReady(plan.why)
                 # The Volume is not watched here; this is a volume's first mount, once in its life.
                 await self._change_within(attachment, min(delay, answer_by - time.monotonic()))
-                delay = min(2 * delay, _POLL_LAST)
+                delay = min(_POLL_GROWTH * delay, _POLL_LAST)
 
     @contextlib.contextmanager
     def _ticket(self, ask: StageAsk) -> Iterator[_Ticket]:
