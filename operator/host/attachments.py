@@ -29,10 +29,11 @@ from cinderblock.operator.host.decide_attachment import (
     in_order,
     judge_detach,
     judge_orphan,
+    may_name,
 )
 from cinderblock.operator.host.decide_volume import ref_of
 from cinderblock.operator.host.drivers import ask
-from cinderblock.operator.host.exports import Exports
+from cinderblock.operator.host.exports import Exports, foreign
 from cinderblock.operator.host.tools import HostTools, backend_of
 
 
@@ -61,7 +62,8 @@ class Attachments:
                 self._tools.stores.volumes.apply(fresh)
                 return
         for attachment in waiting:
-            await self._exports.refuse(attachment, error)
+            allowed = may_name(attachment, self._tools.release_namespace)
+            await self._exports.refuse(attachment, error if allowed else foreign(attachment))
 
     # Attachments of a Volume that is served here ---------------------------------------------------------
     async def serve(self, volume: Volume) -> bool:

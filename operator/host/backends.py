@@ -65,11 +65,15 @@ class Backends:
         self._pools_root = pools_root
         self._runner = runner
         self._pools = Pools(tools.kube, tools.stores.pools, tools.clock)
-        self._on_open: tuple[Callable[[str], None], ...] = ()
+        self._listeners: tuple[Callable[[str], None], ...] = ()
 
-    def on_open(self, listener: Callable[[str], None]) -> None:
-        """Call listener(backend) whenever a driver began to serve."""
-        self._on_open = (*self._on_open, listener)
+    def on_verdict(self, listener: Callable[[str], None]) -> None:
+        """Call listener(backend) whenever a driver began to serve, or it became known why it does not."""
+        self._listeners = (*self._listeners, listener)
+
+    def open_soon(self, name: str) -> None:
+        """A Volume waits for the verdict on this Backend."""
+        self.queue.add(("", name))
 
     def report_soon(self, name: str) -> None:
         """Something changed on this backend: report within five seconds, once for all changes until then."""
@@ -94,6 +98,7 @@ class Backends:
             return None
         if closed is not None and not await self._pools.still_granted(name, self._identity.host):
             if backend.deleting:  # its finalizer stands: until that goes, the pools say why nothing is placed
+                self._explain(name, closed[1])
                 await self._pools.close(name, self._identity.host, *closed)
                 return None
             return await self._retire(name, *closed)
@@ -127,7 +132,7 @@ class Backends:
         if not self._concerned(name):
             self.open.explain(name, None)
             return None
-        self.open.explain(name, message)
+        self._explain(name, message)
         host = self._identity.host
         if await self._pools.still_granted(name, host):
             # Forced: volumes without their Backend. What is open keeps serving them, the Pool stays with its id.
@@ -145,17 +150,26 @@ class Backends:
                 reports = await ask(f"pools of {backend.name}", opened.driver.pools())
                 again = await self._pools.report(owner, opened.driver, reports, closed)
         except StorageError as error:
-            self.open.explain(backend.name, error.message)
+            self._explain(backend.name, error.message)
             await self._pools.report_failure(owner, error)
             await self._tools.recorder.warn(backend, error.reason, f"host {owner.host}: {error.message}")
             raise
+        self.open.explain(backend.name, None)
         if not opened.serving:
             opened.serving = True
-            self.open.explain(backend.name, None)
             _log.info("backend %s is open on host %s", backend.name, owner.host)
-            for listener in self._on_open:
-                listener(backend.name)
+            self._tell(backend.name)
         return POLL_SECONDS if again is None else min(again, POLL_SECONDS)
+
+    def _explain(self, name: str, why: str) -> None:
+        news = self.open.undecided(name)
+        self.open.explain(name, why)
+        if news:
+            self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        for listener in self._listeners:
+            listener(name)
 
     async def _opened(self, owner: PoolOwner) -> OpenBackend:
         """The open driver of this Backend with its present configuration."""

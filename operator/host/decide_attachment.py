@@ -74,6 +74,11 @@ class Refuse:
     error: StorageError
 
 
+def may_name(attachment: Attachment, release_namespace: str | None) -> bool:
+    """Only objects of the release namespace may name a Volume of another one."""
+    return attachment.namespace in (attachment.volume_key[0], release_namespace)
+
+
 def judge_admission(
     volume: Volume, attachment: Attachment, node: NodeFacts, orphans: Iterable[str] = ()
 ) -> Admit | Refuse:

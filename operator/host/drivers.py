@@ -124,6 +124,11 @@ class OpenBackends:
             if self._open.get(name) is opened:
                 del self._open[name]
 
+    def undecided(self, name: str) -> bool:
+        """Neither open nor known why not: its volumes wait for the verdict without a word."""
+        opened = self._open.get(name)
+        return (opened is None or not opened.serving) and name not in self._why_not
+
     @asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[OpenBackend]:
         """Errors: BackendUnavailable while it is not open, or being opened anew."""

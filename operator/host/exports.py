@@ -28,6 +28,7 @@ from cinderblock.operator.host.decide_attachment import (
     find_entry,
     is_exported,
     judge_admission,
+    may_name,
 )
 from cinderblock.operator.host.decide_filesystem import (
     Nothing,
@@ -42,6 +43,13 @@ from cinderblock.operator.host.drivers import OpenBackend, ask
 from cinderblock.operator.host.tools import HostTools, backend_of
 
 _MOST_RECORDS = 4
+
+
+def foreign(attachment: Attachment) -> StorageError:
+    return InvalidRequest(
+        f"a Volume of namespace {attachment.volume_key[0]} cannot be named from {attachment.namespace}",
+        reason="ForeignVolume",
+    )
 
 
 class Exports:
@@ -87,6 +95,9 @@ class Exports:
         refused = self._refused.get(attachment.uid)
         if refused is not None and refused[1] is opened:
             await self.refuse(attachment, refused[0])
+            return volume
+        if not may_name(attachment, self._tools.release_namespace):
+            await self.refuse(attachment, foreign(attachment))
             return volume
         node = await self._node_facts(attachment.spec.node, opened)
         verdict = judge_admission(volume, attachment, node, orphans)

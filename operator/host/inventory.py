@@ -81,6 +81,9 @@ class Inventory:
                 await self._judge(opened, info, tally)
         self._find_missing(name, entries, tally)
         self.findings[name] = Findings(tally.deleted, tuple(tally.unknown), tally.missing)
+        self._tools.host_metrics.inventory(
+            name, unknown=len(tally.unknown), missing=tally.missing, deleted=tally.deleted
+        )
         await self._report(name, tally.unknown)
         return EVERY_SECONDS
 

@@ -37,13 +37,10 @@ class Pools:
     async def known_ids(self, backend: str, host: str) -> dict[str | None, str]:
         """poolID by the driver's pool name, from a fresh list: a stale miss would let a driver make a pool anew."""
         listing = await self._kube.list(Pool)
-        for pool in listing.items:
+        own = [p for p in listing.items if (p.spec.backend, p.spec.host) == (backend, host)]
+        for pool in own:
             self._store.apply(pool)
-        return {
-            pool.spec.pool: pool.status.pool_id
-            for pool in listing.items
-            if pool.spec.backend == backend and pool.spec.host == host and pool.status.pool_id is not None
-        }
+        return {p.spec.pool: p.status.pool_id for p in own if p.status.pool_id is not None}
 
     def of(self, backend: str, host: str) -> list[Pool]:
         return [pool for pool in self._store.by("backend", backend) if pool.spec.host == host]

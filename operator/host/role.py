@@ -28,6 +28,7 @@ from cinderblock.operator.host.backends import Backends
 from cinderblock.operator.host.drivers import OpenBackends
 from cinderblock.operator.host.identity import GuardedKube, HostGone, HostIdentity
 from cinderblock.operator.host.inventory import Inventory
+from cinderblock.operator.host.metrics import NO_HOST_METRICS, HostMetrics
 from cinderblock.operator.host.tools import HostTools
 from cinderblock.operator.host.volumes import Volumes
 
@@ -47,7 +48,9 @@ class HostRole:
         pools_root: Path,
         runner: Runner,
         *,
+        release_namespace: str | None = None,
         metrics: QueueMetrics = NO_QUEUE_METRICS,
+        host_metrics: HostMetrics = NO_HOST_METRICS,
     ) -> None:
         self.host = host
         self._stores = stores
@@ -60,7 +63,9 @@ class HostRole:
             host=host,
             node=node,
             drivers=OpenBackends(self._identity.confirm),
+            release_namespace=release_namespace,
             metrics=metrics,
+            host_metrics=host_metrics,
         )
         self.backends = Backends(
             tools, registry=registry, identity=self._identity, pools_root=pools_root, runner=runner
@@ -71,9 +76,10 @@ class HostRole:
             Attachments(tools),
             changed=self.backends.report_soon,
             take_inventory=self.inventory.soon,
+            open_backend=self.backends.open_soon,
         )
         self.inventory.serve(self.volumes)
-        self.backends.on_open(self._opened)
+        self.backends.on_verdict(self._opened)
 
     @property
     def queues(self) -> tuple[WorkQueue, ...]:
@@ -135,7 +141,7 @@ class HostRole:
         ]
 
     def _opened(self, backend: str) -> None:
-        """A driver serves (again): its volumes may go on, and it may hold what nobody wants."""
+        """A driver serves, or why it does not is known: its volumes may go on, or say so."""
         self.inventory.queue.add(("", backend))
         for volume in self._stores.volumes.by("backend", backend):
             self._on_volume(None, volume)

@@ -12,6 +12,7 @@ from cinderblock.core.kube.port import Conflict, Kube, ObjectNotFound
 from cinderblock.core.metrics import NO_QUEUE_METRICS, QueueMetrics
 from cinderblock.operator.engine.stores import Stores
 from cinderblock.operator.host.drivers import OpenBackends
+from cinderblock.operator.host.metrics import NO_HOST_METRICS, HostMetrics
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,9 @@ class HostTools:
     host: str
     node: str | None
     drivers: OpenBackends
+    release_namespace: str | None = None  # only Attachments there may name Volumes of other namespaces
     metrics: QueueMetrics = NO_QUEUE_METRICS
+    host_metrics: HostMetrics = NO_HOST_METRICS
 
     # fresh reads: the only ones whose absence is believed ------------------------------------------------
     async def fresh_volume(self, volume: Volume) -> Volume | None:

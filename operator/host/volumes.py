@@ -67,8 +67,10 @@ class Volumes:
         *,
         changed: Callable[[str], None],
         take_inventory: Callable[[str], None],
+        open_backend: Callable[[str], None],
     ) -> None:
-        """`changed(backend)`: its figures moved; `take_inventory(backend)`: something may be left there."""
+        """`changed(backend)`: its figures moved; `take_inventory(backend)`: something may be left there;
+        `open_backend(backend)`: a Volume waits for it to open."""
         self.queue = WorkQueue(
             "host-volumes",
             self.reconcile,
@@ -80,6 +82,7 @@ class Volumes:
         self._tools = tools
         self._attachments = attachments
         self._changed = changed
+        self._open_backend = open_backend
         self._writer = StatusWriter(tools.kube, tools.stores.volumes)
         self._creates = Creates(tools, changed=changed, take_inventory=take_inventory)
         self._slots = Slots(_AT_ONCE)
@@ -105,6 +108,9 @@ class Volumes:
             self._held.pop(key, None)
             await self._attachments.judge_unserved(key, volume)
             return None
+        if self._tools.drivers.undecided(allocation.backend):
+            self._open_backend(allocation.backend)
+            return None  # asked again with the verdict
         if not self._slots.enter(allocation.backend, key):
             return None
         try:

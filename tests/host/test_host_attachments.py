@@ -6,9 +6,9 @@ import pytest
 from host_world import NS, LocalFakeDriver, NodeActor, OfflineFakeDriver, World
 
 from cinderblock.core.api import Attachment, Volume
-from cinderblock.core.api.attachment import Fence
+from cinderblock.core.api.attachment import AttachmentSpec, Fence
 from cinderblock.core.api.builtin import Node
-from cinderblock.core.api.meta import find_condition
+from cinderblock.core.api.meta import ObjectMeta, find_condition
 from cinderblock.core.api.volume import FilesystemState, Use
 from cinderblock.core.units import GIB
 
@@ -220,6 +220,29 @@ async def _volume_error(world: World, reason: str) -> bool:
 
 async def _capacity(world: World, size_bytes: int) -> bool:
     return (await world.get()).status.capacity_bytes == size_bytes
+
+
+@pytest.mark.parametrize(("namespace", "admitted"), [("release", True), ("tenant", False)])
+async def test_only_the_release_namespace_names_volumes_of_others(
+    world: World, namespace: str, admitted: bool
+) -> None:
+    await _up(world)
+    async with world.host():
+        await world.until(world.pool_ready)
+        await world.available()
+        spec = AttachmentSpec(volume="v", volume_namespace=NS, node="n1")
+        meta = ObjectMeta(name="foreign", namespace=namespace)
+        await world.kube.create(Attachment(metadata=meta, spec=spec))
+        await world.until(lambda: _condition(world, namespace, "Admitted", admitted))
+        assert await _entries(world) == (["n1"] if admitted else [])
+        error = (await world.kube.get(Attachment, "foreign", namespace)).status.last_error
+        assert (error.reason if error is not None else None) == (None if admitted else "ForeignVolume")
+
+
+async def _condition(world: World, namespace: str, type_: str, status: bool) -> bool:
+    conditions = (await world.kube.get(Attachment, "foreign", namespace)).status.conditions
+    found = find_condition(conditions, type_)
+    return found is not None and (found.status == "True") is status
 
 
 # formatting ----------------------------------------------------------------------------------------------

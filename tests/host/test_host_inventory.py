@@ -79,6 +79,9 @@ async def test_at_start_left_overs_go_and_strangers_are_reported(world: World) -
         assert world.role is not None
         assert world.role.inventory.findings["b"].unknown == ("somebody-4",)
         assert "UnknownObjects" in await world.events()
+        labels = {"backend": "b"}
+        assert world.metrics.get_sample_value("cinderblock_backend_unknown_objects", labels) == 1
+        assert world.metrics.get_sample_value("cinderblock_backend_leftovers_deleted_total", labels) == 1
 
 
 async def _found(world: World) -> bool:

@@ -379,6 +379,19 @@ async def test_a_volume_of_a_backend_that_does_not_open_waits_and_says_so(world:
         assert await world.kube.get(Backend, "b")
 
 
+async def test_a_volume_that_waits_while_the_host_starts_costs_no_extra_write(world: World) -> None:
+    await world.backend(config={"latencySeconds": {"open": 20.0}})
+    async with world.host():
+        await world.volume()
+        await world.grant()
+        before = _writes(world)
+        await world.quiet(15)
+        assert _writes(world) == before
+        await world.until(world.ready)
+        await world.quiet(5)
+        assert _writes(world) == before + 1
+
+
 # questions -----------------------------------------------------------------------------------------------
 async def _refused(world: World, grant: int) -> bool:
     refusal = (await world.get()).status.refusal

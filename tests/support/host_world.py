@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from fake_clock import FakeClock, settle
 from fake_kube import FakeKube
+from prometheus_client import CollectorRegistry
 
 from cinderblock.core.api import Attachment, Backend, Pool, StorageNode, Volume
 from cinderblock.core.api.attachment import AttachmentSpec, Formatted, Probe
@@ -34,6 +35,7 @@ from cinderblock.drivers.fake import FakeDriver, FakeState
 from cinderblock.drivers.fake.state import FakeVolume, MemoryPlace
 from cinderblock.drivers.registry import Registry
 from cinderblock.operator.engine.stores import Stores, make_stores
+from cinderblock.operator.host.metrics import PrometheusHostMetrics
 from cinderblock.operator.host.role import HostRole
 
 T = TypeVar("T")
@@ -130,6 +132,7 @@ class World:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.kube = FakeKube()
+        self.metrics = CollectorRegistry()
         self.clock = FakeClock()
         self.place = MemoryPlace()
         self.life = Life()
@@ -145,6 +148,7 @@ class World:
     ) -> AsyncIterator[HostRole]:
         """A living host process with its informers."""
         self.life = life = Life(die_at=die_at)
+        self.metrics = CollectorRegistry()
         kube = MortalKube(self.kube, life)
         self.stores = stores = make_stores()
         informers = [
@@ -167,6 +171,8 @@ class World:
             node,
             self.root,
             NoRunner(),
+            release_namespace="release",
+            host_metrics=PrometheusHostMetrics(self.metrics),
         )
         self.role = role
         tasks = [asyncio.ensure_future(run) for run in (*(i.run() for i in informers), role.run())]
