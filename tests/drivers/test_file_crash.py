@@ -1,18 +1,11 @@
 """kill -9 at every call to the kernel, and at random moments: the next process finds all or nothing, never a lie."""
 
-import multiprocessing
-import os
 import random
-import signal
-import sys
-import time
 from collections.abc import Iterator
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
-import crash_child
 import pytest
+from crash_child import CrashServer, Order
 from file_subject import FileSubject
 
 from cinderblock.core.errors import IncompatibleExists
@@ -24,35 +17,10 @@ _MOST_CALLS = 60
 
 
 @pytest.fixture(scope="module")
-def context() -> Iterator[ForkServerContext]:
-    """Children forked from a small clean process: quick, and without our threads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["crash_child"])
-    with pytest.MonkeyPatch.context() as patch:
-        # The server does not get our sys.path, and would leave the import to each child.
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        forkserver.ensure_running()
-    yield context
-    forkserver._forkserver._stop()
-
-
-def run_and_kill(
-    context: ForkServerContext, root: Path, verb: str, thick: bool, at: int, after: bool
-) -> list[str] | None:
-    """The names of all calls when the verb ended before call `at`, None when the child was killed there."""
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(
-        target=crash_child.one_verb, args=(str(root), verb, REF, thick, at, after, sender), daemon=True
-    )
-    child.start()
-    sender.close()
-    child.join(30)
-    exit_code = child.exitcode
-    log = receiver.recv() if exit_code == 0 else None
-    receiver.close()
-    child.close()
-    assert exit_code in (0, -signal.SIGKILL)
-    return log
+def server() -> Iterator[CrashServer]:
+    server = CrashServer()
+    yield server
+    server.close()
 
 
 @pytest.mark.timeout(240)
@@ -70,7 +38,7 @@ def run_and_kill(
     ],
 )
 async def test_killed_at_every_call(
-    tmp_path: Path, context: ForkServerContext, verb: str, thick: bool, must_see: set[str], after: bool
+    tmp_path: Path, server: CrashServer, verb: str, thick: bool, must_see: set[str], after: bool
 ) -> None:
     create = CreateVolume(ref=REF, pool=None, size_bytes=SMALL, thick=thick)
     for at in range(1, _MOST_CALLS):
@@ -86,7 +54,7 @@ async def test_killed_at_every_call(
             pool_id = (await driver.pools())[0].pool_id
             await driver.close()
 
-        log = run_and_kill(context, root, verb, thick, at, after)
+        outcome = server.run(Order(str(root), verb, REF.handle, REF.grant, thick=thick, at=at, after=after))
 
         driver = subject.new_driver()
         await driver.open({} if pool_id is None else {None: pool_id})
@@ -111,31 +79,20 @@ async def test_killed_at_every_call(
         assert await driver.inventory() == []
         assert list((subject.folder / "volumes").iterdir()) == []
         await driver.close()
-        if log is not None:
-            assert must_see <= set(log), "the calls went another way than this test thinks"
-            assert at == len(log) + 1, "it was killed at each of them"
+        if not outcome.killed:
+            assert must_see <= set(outcome.calls), "the calls went another way than this test thinks"
+            assert at == len(outcome.calls) + 1, "it was killed at each of them"
             return
     pytest.fail(f"{verb} takes more than {_MOST_CALLS} calls")
 
 
 @pytest.mark.timeout(120)
-async def test_killed_at_random_under_load(tmp_path: Path, context: ForkServerContext) -> None:
+async def test_killed_at_random_under_load(tmp_path: Path, server: CrashServer) -> None:
     subject = FileSubject(tmp_path)
     dice = random.Random(20)
     for round_number in range(25):
-        receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(
-            target=crash_child.busy, args=(str(tmp_path), round_number, sender), daemon=True
-        )
-        child.start()
-        assert receiver.poll(30)
-        time.sleep(dice.uniform(0.0, 0.08))  # the moment of the kill, not a wait for something
-        child.kill()
-        child.join(30)
-        assert child.exitcode == -signal.SIGKILL
-        child.close()
-        receiver.close()
-        sender.close()
+        order = Order(str(tmp_path), "busy", seed=round_number, delay=dice.uniform(0.0, 0.08))
+        assert server.run(order).killed
 
         driver = subject.new_driver()
         await driver.open({})

@@ -1,13 +1,21 @@
-"""A child process that dies by SIGKILL at a chosen call to the kernel, or whenever its parent likes."""
+"""Children that die by SIGKILL at a chosen call to the kernel, or at a random moment.
+
+Run as a program this is a small clean process that forks a child for each line of JSON that it reads, and answers
+with a line: children start at once, and without the threads of the test process.
+"""
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +70,35 @@ class Killer:
         return wrapped
 
 
-def one_verb(
-    root: str, verb: str, ref: VolumeRef, thick: bool, at: int, after: bool, log: Connection
-) -> None:
-    """Run one verb and be killed at the call number `at`; sends the names of the calls if it gets to the end."""
+@dataclass(frozen=True)
+class Order:
+    """What a child does, and when it dies."""
+
+    root: str
+    verb: str  # or "busy": until it is killed, `delay` seconds after it is ready
+    handle: str = ""
+    grant: int = 1
+    thick: bool = False
+    at: int = 0
+    after: bool = False
+    seed: int = 0
+    delay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    killed: bool
+    calls: tuple[str, ...] = ()  # of a child that got to the end
+
+
+def one_verb(order: Order) -> list[str]:
+    """Run one verb and be killed at the call number `at`; the names of the calls if it gets to the end."""
+    root, verb, thick = order.root, order.verb, order.thick
+    ref = VolumeRef(order.handle, order.grant)
 
     async def main() -> list[str]:
         driver = FileSubject(Path(root)).new_driver()
-        killer = Killer(at, after=after)
+        killer = Killer(order.at, after=order.after)
         if verb == "open":
             killer.arm()
         await driver.open({})
@@ -88,10 +117,10 @@ def one_verb(
         await driver.close()
         return done
 
-    log.send(asyncio.run(main()))
+    return asyncio.run(main())
 
 
-def busy(root: str, seed: int, ready: Connection) -> None:
+def busy(order: Order, ready: Callable[[], object]) -> None:
     """Create, seal, extend and delete at random, eight at a time, until killed."""
 
     async def churn(driver: Any, dice: random.Random) -> None:
@@ -109,9 +138,72 @@ def busy(root: str, seed: int, ready: Connection) -> None:
                         await driver.delete_volume(ref)
 
     async def main() -> None:
-        driver = FileSubject(Path(root)).new_driver()
+        driver = FileSubject(Path(order.root)).new_driver()
         await driver.open({})
-        ready.send("ready")
-        await asyncio.gather(*(churn(driver, random.Random(f"{seed}-{lane}")) for lane in range(8)))
+        ready()
+        await asyncio.gather(*(churn(driver, random.Random(f"{order.seed}-{lane}")) for lane in range(8)))
 
     asyncio.run(main())
+
+
+def _child(order: Order, answer: int) -> None:
+    if order.verb == "busy":
+        busy(order, lambda: os.write(answer, b"ready"))
+    else:
+        os.write(answer, json.dumps(one_verb(order)).encode())
+
+
+def _carry_out(order: Order) -> Outcome:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(reader)
+            _child(order, writer)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writer)
+    said = os.read(reader, 65536)
+    if order.verb == "busy":
+        time.sleep(order.delay)  # the moment of the kill, not a wait for something
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    os.close(reader)
+    code = os.waitstatus_to_exitcode(status)
+    if code not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"the child ended with {code}")
+    return Outcome(killed=code != 0, calls=() if code else tuple(json.loads(said)))
+
+
+class CrashServer:
+    """The program's other end."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, order: Order) -> Outcome:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asdict(order)) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, "the crash server died"
+        return Outcome(**json.loads(line))
+
+    def close(self) -> None:
+        self._process.communicate(timeout=30)
+
+
+if __name__ == "__main__":
+    for request in sys.stdin:
+        outcome = _carry_out(Order(**json.loads(request)))
+        sys.stdout.write(json.dumps(asdict(outcome)) + "\n")
+        sys.stdout.flush()
