@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import kopf
 
 from cinderblock.core.names import GROUP
 from cinderblock.operator.engine.scope import Scope
 from cinderblock.operator.events.feed import names
+
+
+class _Endless:
+    """Pauses between tries that never run out: an outage of the API server is waited out, however long.
+
+    kopf ends the whole operator when they do, and a restarted process would only wait in the kubelet's back-off.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((0.5, 1, 1, 2, 3, 5, 8), itertools.repeat(10.0))
 
 
 def kopf_settings(scope: Scope) -> kopf.OperatorSettings:
@@ -44,7 +57,7 @@ def kopf_settings(scope: Scope) -> kopf.OperatorSettings:
 
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
-    settings.networking.error_backoffs = (0.5, 1, 1, 2, 3, 5, 8, 13, 21)
+    settings.networking.error_backoffs = _Endless()
     settings.networking.enforce_retry_after = True
 
     # No change handlers, hence no progress, no diff base and no finalizer of kopf's; named so that nothing of ours

@@ -105,6 +105,7 @@ class WorkQueue:
             key = await self._ready.get()
             self._queued.discard(key)
             self._running.add(key)
+            self._metrics.depth(self.name, len(self._queued))
             started = self._clock.monotonic()
             delay: float | None = None
             failed = True

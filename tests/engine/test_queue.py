@@ -196,3 +196,28 @@ async def test_a_fault_that_changes_its_own_object_is_no_hot_loop(clock):
         queue.add(A)
         await clock.advance(5)
     assert 2 <= len(runs) <= 6
+
+
+async def test_depth_and_runs_are_measured(clock):
+    class Recorder:
+        def __init__(self):
+            self.depths, self.runs = [], []
+
+        def depth(self, queue, keys):
+            self.depths.append((queue, keys))
+
+        def ran(self, queue, seconds, *, failed):
+            self.runs.append((queue, seconds, failed))
+
+    async def reconcile(key):
+        await clock.sleep(2)
+        if key == B:
+            raise BackendUnavailable("down")
+
+    recorder = Recorder()
+    async with serving(reconcile, clock, workers=1, metrics=recorder) as queue:
+        queue.add(A)
+        queue.add(B)
+        await clock.advance(5)
+    assert recorder.runs[:2] == [("test", 2.0, False), ("test", 2.0, True)]
+    assert recorder.depths[:4] == [("test", 1), ("test", 2), ("test", 1), ("test", 0)]

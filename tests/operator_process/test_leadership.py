@@ -1,6 +1,7 @@
 """Two operators against a real API server: one leads, and a stopped one never speaks again."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -175,6 +176,45 @@ def test_a_clean_stop_hands_the_lease_over_at_once(plane, start):
     assert b.process.wait(timeout=10) == 0
     assert holder(plane) == ""
     assert "Traceback" not in a.log.read_text() + b.log.read_text()
+
+
+def test_a_leader_that_the_api_server_leaves_without_an_answer_ends_itself_in_time(plane, start):
+    a = start("e")
+    until(lambda: holder(plane).startswith("e_"), "e leads", 40)
+    (api_server,) = [daemon.identity().pid for daemon in plane.daemons() if daemon.name == "kube-apiserver"]
+    began = time.monotonic()
+    os.kill(api_server, signal.SIGSTOP)
+    try:
+        assert a.process.wait(timeout=20) == 70
+        took = time.monotonic() - began
+    finally:
+        os.kill(api_server, signal.SIGCONT)
+    assert took < 14, "before anybody else may lead"
+    b = start("f")
+    until(lambda: holder(plane).startswith("f_"), "f leads", 40)
+    b.process.send_signal(signal.SIGTERM)
+    assert b.process.wait(timeout=10) == 0
+
+
+def test_a_standby_stops_at_once_and_takes_nothing(plane, start):
+    a = start("g")
+    until(lambda: holder(plane).startswith("g_"), "g leads", 40)
+    b = start("h", "--metrics-port=19813")
+    until(lambda: _get("http://127.0.0.1:19813/readyz") == 200, "h waits")
+    b.process.send_signal(signal.SIGTERM)
+    assert b.process.wait(timeout=10) == 0
+    assert holder(plane).startswith("g_")
+    assert a.process.poll() is None
+
+
+def test_a_host_lives_with_its_node_and_ends_with_it(plane, start):
+    plane.kubectl("apply", "-f", "-", stdin='{"apiVersion":"v1","kind":"Node","metadata":{"name":"n1"}}')
+    a = start("i", "--role=host", "--node=n1", "--metrics-port=19814")
+    until(lambda: holder(plane, "cinderblock-host-n1").startswith("i_"), "the heartbeat", 40)
+    until(lambda: _get("http://127.0.0.1:19814/readyz") == 200, "i is ready")
+    plane.kubectl("delete", "node", "n1")
+    assert a.process.wait(timeout=30) == 1
+    assert "host failed" in a.log.read_text()
 
 
 def _get(url):
