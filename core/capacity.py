@@ -61,14 +61,15 @@ def of_status(status: PoolStatus, provisioned_bytes: int) -> PoolCapacity | None
     )
 
 
-def over_subscription_ratio(pool: PoolCapacity) -> Fraction:
+def over_subscription_ratio(pool: PoolCapacity) -> Fraction | int:
     """Granted against real bytes of a thin pool.
 
     auto = 20 for an empty pool, else 1 + granted bytes for each byte in use (Cinder's formula: the more the
     volumes really hold of what they were promised, the less is promised on top).
     """
-    if pool.over_subscription_ratio != AUTO:
-        return Fraction(pool.over_subscription_ratio)
+    ratio = pool.over_subscription_ratio
+    if ratio != AUTO:
+        return int(ratio) if ratio.isdecimal() else Fraction(ratio)
     if pool.provisioned_bytes == 0:
         return _AUTO_OF_AN_EMPTY_POOL
     used_bytes = max(pool.total_bytes - pool.free_bytes, 0)

@@ -16,14 +16,15 @@ class PoolViews:
         self._stores = stores
         self._ledger = ledger
         self._liveness = liveness
+        self._known: dict[str, PoolView] = {}  # a view that still holds keeps what it has computed
 
     def all(self, for_volume: StoreKey) -> list[PoolView]:
         """Every pool, with the sums that this Volume does not count in."""
         blocked = {b.name: _blocked(b) for b in self._stores.backends.all()}
-        return [
-            self._view(pool, for_volume, blocked.get(pool.spec.backend, _MISSING))
-            for pool in self._stores.pools.all()
-        ]
+        pools = self._stores.pools.all()
+        if len(self._known) > 2 * len(pools):
+            self._known.clear()  # of pools that are gone
+        return [self._view(pool, for_volume, blocked.get(pool.spec.backend, _MISSING)) for pool in pools]
 
     def one(self, pool: str, for_volume: StoreKey) -> PoolView | None:
         """A single pool; None when there is no such object."""
@@ -34,12 +35,19 @@ class PoolViews:
         return self._view(found, for_volume, _blocked(backend) if backend is not None else _MISSING)
 
     def _view(self, pool: Pool, for_volume: StoreKey, blocked: str | None) -> PoolView:
-        return PoolView(
-            pool=pool,
-            provisioned_bytes=self._ledger.provisioned_bytes(pool.name, without=for_volume),
-            host_alive=self._liveness.alive(pool.spec.host),
-            blocked=blocked,
-        )
+        provisioned_bytes = self._ledger.provisioned_bytes(pool.name, without=for_volume)
+        alive = self._liveness.alive(pool.spec.host)
+        known = self._known.get(pool.name)
+        if (
+            known is not None
+            and known.pool is pool
+            and known.provisioned_bytes == provisioned_bytes
+            and known.host_alive is alive
+            and known.blocked == blocked
+        ):
+            return known
+        view = self._known[pool.name] = PoolView(pool, provisioned_bytes, alive, blocked)
+        return view
 
 
 _MISSING = "its Backend does not exist"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from cinderblock.core.api.backend import Pool
+from cinderblock.core.capacity import PoolCapacity, Room, of_status, room
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,16 @@ class PlacementRequest:
     preferred_nodes: tuple[str, ...] = ()
     tried_pools: frozenset[str] = frozenset()  # refused in this cycle
 
+    @cached_property
+    def requisite(self) -> frozenset[str]:
+        return frozenset(self.requisite_nodes)
+
+    @cached_property
+    def preference(self) -> Mapping[str, int]:
+        """How many places from the end of the list each preferred node stands."""
+        count = len(self.preferred_nodes)
+        return {node: count - place for place, node in reversed(list(enumerate(self.preferred_nodes)))}
+
 
 @dataclass(frozen=True)
 class PoolView:
@@ -34,6 +46,23 @@ class PoolView:
     @property
     def name(self) -> str:
         return self.pool.name
+
+    @cached_property
+    def capacity(self) -> PoolCapacity | None:
+        """None while the pool has reported no figures."""
+        return of_status(self.pool.status, self.provisioned_bytes)
+
+    @cached_property
+    def _thin_room(self) -> Room | None:
+        return room(self.capacity, thick=False) if self.capacity is not None else None
+
+    @cached_property
+    def _thick_room(self) -> Room | None:
+        return room(self.capacity, thick=True) if self.capacity is not None else None
+
+    def room(self, *, thick: bool) -> Room | None:
+        """Computed once, however many filters and weighers ask."""
+        return self._thick_room if thick else self._thin_room
 
 
 class Filter(Protocol):

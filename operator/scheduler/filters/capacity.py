@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cinderblock.core.capacity import of_status, room
 from cinderblock.core.units import format_bytes
 from cinderblock.operator.scheduler.model import PlacementRequest, PoolView
 
@@ -14,10 +13,9 @@ class CapacityFilter:
     name: str = "Capacity"
 
     def refuse(self, request: PlacementRequest, view: PoolView) -> str | None:
-        capacity = of_status(view.pool.status, view.provisioned_bytes)
-        if capacity is None:
+        capacity, found = view.capacity, view.room(thick=request.thick)
+        if capacity is None or found is None:
             return "has reported no size"
-        found = room(capacity, thick=request.thick)
         if found.below_floor:
             return (
                 f"only {format_bytes(capacity.free_bytes)} of {format_bytes(capacity.total_bytes)} are really"

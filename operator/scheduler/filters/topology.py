@@ -15,7 +15,7 @@ class TopologyFilter:
 
     def refuse(self, request: PlacementRequest, view: PoolView) -> str | None:
         node, wanted = view.pool.spec.node, request.requisite_nodes
-        if node is None or not wanted or node in wanted:
+        if node is None or not wanted or node in request.requisite:
             return None
         more = f" and {len(wanted) - _NAMED} more" if len(wanted) > _NAMED else ""
         return f"is on node {node}, the volume must be on {', '.join(wanted[:_NAMED])}{more}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cinderblock.core.capacity import of_status, room
 from cinderblock.operator.scheduler.model import PlacementRequest, PoolView
 
 
@@ -14,5 +13,5 @@ class CapacityWeigher:
     name: str = "Capacity"
 
     def weigh(self, request: PlacementRequest, view: PoolView) -> float:
-        capacity = of_status(view.pool.status, view.provisioned_bytes)
-        return float(room(capacity, thick=request.thick).virtual_free_bytes) if capacity is not None else 0.0
+        found = view.room(thick=request.thick)
+        return float(found.virtual_free_bytes) if found is not None else 0.0

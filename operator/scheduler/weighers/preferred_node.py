@@ -20,7 +20,5 @@ class PreferredNodeWeigher:
 
         A pool without a node serves the most preferred one as well as any.
         """
-        preferred, node = request.preferred_nodes, view.pool.spec.node
-        if node is None:
-            return float(len(preferred))
-        return float(len(preferred) - preferred.index(node)) if node in preferred else 0.0
+        node = view.pool.spec.node
+        return float(len(request.preferred_nodes) if node is None else request.preference.get(node, 0))
