@@ -23,7 +23,8 @@ from tools.bench.fio import data_path
 from tools.bench.idle import idle, memory
 from tools.bench.scale import FULL, QUICK, Scale
 from tools.bench.world import World, world
-from tools.shell import ToolError, main_guard, say
+from tools.shell import ToolError, main_guard
+from tools.shell import say as progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -59,17 +60,22 @@ def bench(
         with world() as where:
             _measure(where, scale, parts, figures)
     except KeyboardInterrupt:
-        say("interrupted; what was measured until then:")
+        progress("interrupted; what was measured until then:")
         raise
     finally:
         if figures:
             show(figures, Console(width=max(Console().width, 150)))
         if json is not None and figures:
             write_json(figures, json, cores=os.cpu_count(), quick=quick)
-    say(f"measured in {time.monotonic() - started:.0f} s")
+    progress(f"measured in {time.monotonic() - started:.0f} s")
 
 
 def _measure(where: World, scale: Scale, parts: set[Part], figures: list[Figure]) -> None:
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        progress(f"[{time.monotonic() - started:4.0f} s] {text}")
+
     say("starting the operator, a volume host and the CSI processes")
     where.operator()
     where.host()
