@@ -13,6 +13,7 @@ from cinderblock.core.api.attachment import Attachment
 from cinderblock.core.api.meta import ObjectMeta
 from cinderblock.core.api.volume import Use, Volume, VolumeSpec
 from cinderblock.core.errors import GrpcCode
+from cinderblock.core.kube.store import key_of
 from cinderblock.core.names import FINALIZER_PROTECT, LABEL_HOST, attachment_name
 from cinderblock.csi.pb import csi_pb2
 
@@ -215,3 +216,15 @@ async def test_unpublish_works_when_the_volume_is_gone(rig: Rig, handle: str) ->
     await rig.kube.delete((await rig.kube.list(Volume)).items[0])
     await unpublish(rig, handle)
     assert await attachments(rig) == []
+
+
+async def test_a_cache_that_is_behind_does_not_answer_for_what_is_gone(rig: Rig, handle: str) -> None:
+    await publish(rig, handle)
+    assert rig.gateway is not None
+    store = rig.gateway.caches.attachments.store
+    (stale,) = store.all()
+    await unpublish(rig, handle)
+    store._set(key_of(stale), None, stale)  # as if the removal had not come through yet
+    await publish(rig, handle)
+    assert len(await attachments(rig)) == 1
+    assert len(rig.operator.exported) == 2
