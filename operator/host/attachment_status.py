@@ -15,7 +15,7 @@ from cinderblock.core.api.attachment import (
 from cinderblock.core.api.meta import set_condition
 from cinderblock.core.api.volume import VolumeAttachmentEntry
 from cinderblock.core.errors import StorageError
-from cinderblock.operator.host.volume_status import error_record
+from cinderblock.operator.host.volume_status import MESSAGE_MAX, error_record
 
 
 def _condition(  # noqa: PLR0917 - a sentence: whose, which, yes or no, why, when
@@ -33,7 +33,7 @@ def _condition(  # noqa: PLR0917 - a sentence: whose, which, yes or no, why, whe
             type_,
             value,
             reason=reason,
-            message=message,
+            message=message[:MESSAGE_MAX],
             generation=attachment.metadata.generation,
             now=now,
         )

@@ -83,7 +83,7 @@ def judge_admission(
     volume: Volume, attachment: Attachment, node: NodeFacts, orphans: Iterable[str] = ()
 ) -> Admit | Refuse:
     """`orphans` are the UIDs of entries whose Attachment is gone by a fresh read."""
-    error = _volume_objects(volume) or _node_objects(attachment, node)
+    error = judge_volume(volume) or _node_objects(attachment, node)
     if error is not None:
         return Refuse(error)
     orphaned = frozenset(orphans)
@@ -123,7 +123,8 @@ def judge_admission(
     return Admit(entry, filesystem, supersedes)
 
 
-def _volume_objects(volume: Volume) -> StorageError | None:
+def judge_volume(volume: Volume) -> StorageError | None:
+    """Why the Volume itself admits nobody now, whatever the node; None when it does."""
     if volume.deleting:
         return PreconditionFailed("the volume is being deleted", reason="VolumeDeleting")
     if not is_provisioned(volume):

@@ -15,7 +15,7 @@ from cinderblock.core.errors import Lost, StorageError
 from cinderblock.core.names import pool_name
 from cinderblock.core.units import MIB
 from cinderblock.drivers.base import CanExtend, PoolReport, VolumeDriver
-from cinderblock.operator.host.volume_status import error_record
+from cinderblock.operator.host.volume_status import MESSAGE_MAX, error_record
 
 _SMALLEST_CHANGE_BYTES = MIB
 
@@ -116,7 +116,7 @@ def _with_ready(  # noqa: PLR0917 - a sentence: whose, yes or no, why, when
             POOL_READY,
             ready,
             reason=reason,
-            message=message,
+            message=message[:MESSAGE_MAX],
             generation=pool.metadata.generation,
             now=now,
         )

@@ -28,6 +28,7 @@ from cinderblock.operator.host.decide_attachment import (
     find_entry,
     is_exported,
     judge_admission,
+    judge_volume,
     may_name,
 )
 from cinderblock.operator.host.decide_filesystem import (
@@ -98,6 +99,10 @@ class Exports:
             return volume
         if not may_name(attachment, self._tools.release_namespace):
             await self.refuse(attachment, foreign(attachment))
+            return volume
+        objection = judge_volume(volume)
+        if objection is not None:
+            await self.refuse(attachment, objection)
             return volume
         node = await self._node_facts(attachment.spec.node, opened)
         verdict = judge_admission(volume, attachment, node, orphans)

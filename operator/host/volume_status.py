@@ -27,13 +27,13 @@ from cinderblock.core.api.volume import (
 from cinderblock.core.errors import StorageError, grpc_code
 
 OPERATION_SECONDS = 120
-_MESSAGE_MAX = 1024
+MESSAGE_MAX = 1024
 
 
 def error_record(error: StorageError, *, generation: int, grant: int) -> ErrorRecord:
     return ErrorRecord(
         reason=error.reason,
-        message=error.message[:_MESSAGE_MAX],
+        message=error.message[:MESSAGE_MAX],
         grpc_code=grpc_code(error),
         observed_generation=generation,
         grant=grant,
@@ -61,7 +61,7 @@ def _with_ready(  # noqa: PLR0917 - a sentence: whose, yes or no, why, when
             READY,
             ready,
             reason=reason,
-            message=message,
+            message=message[:MESSAGE_MAX],
             generation=volume.metadata.generation,
             now=now,
         )
@@ -125,7 +125,7 @@ def refused(volume: Volume, error: StorageError, now: datetime) -> VolumeStatus:
     refusal = Refusal(
         grant=_grant(volume),
         reason=error.reason,
-        message=error.message[:_MESSAGE_MAX],
+        message=error.message[:MESSAGE_MAX],
         grpc_code=grpc_code(error),
         at=now,
     )
@@ -144,7 +144,7 @@ def lost(volume: Volume, message: str, now: datetime) -> VolumeStatus:
             LOST,
             True,
             reason="Vanished",
-            message=message,
+            message=message[:MESSAGE_MAX],
             generation=volume.metadata.generation,
             now=now,
         ),

@@ -123,14 +123,13 @@ class Volumes:
     async def _work(self, key: Key, volume: Volume) -> float | None:
         failure: StorageError | None = None
         orphans_only = False
-        if volume.status.attachments or say.is_provisioned(volume):
-            try:
-                orphans_only = await self._attachments.serve(volume)
-            except StorageError as error:
-                failure = error  # an Attachment that fails must not stop an extend or a deletion
-                if isinstance(error, NotFound) and (ref := current_ref(volume)) is not None:
-                    self._suspects.add(ref)
-            volume = self._tools.stores.volumes.get(*key) or volume
+        try:
+            orphans_only = await self._attachments.serve(volume)
+        except StorageError as error:
+            failure = error  # an Attachment that fails must not stop an extend or a deletion
+            if isinstance(error, NotFound) and (ref := current_ref(volume)) is not None:
+                self._suspects.add(ref)
+        volume = self._tools.stores.volumes.get(*key) or volume
         delay = await self._steps(key, volume, orphans_only=orphans_only)
         if failure is not None:
             raise failure

@@ -123,6 +123,20 @@ async def test_refusals_name_their_reason_and_are_judged_again(world: World) -> 
         assert (await world.attachment("early")).status.last_error is None
 
 
+async def test_an_attachment_that_never_got_in_can_leave_before_the_volume_exists(world: World) -> None:
+    await _up(world, faults=[{"verb": "create"}])
+    async with world.host():
+        await world.until(world.pool_ready)
+        await world.volume()
+        await world.grant()
+        attachment = await world.attach("n1")
+        await world.until(lambda: _refused_for(world, "v-n1", "NotReady"))
+        attachment = await world.attachment("v-n1")
+        await world.kube.update(attachment, attachment.with_finalizer("cinderblock.io/protect"))
+        await world.detach("v-n1")
+        await world.until(lambda: world.gone("v-n1", Attachment))
+
+
 async def _refused_for(world: World, name: str, reason: str) -> bool:
     return await _reason(world, name) == reason
 
