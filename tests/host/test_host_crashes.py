@@ -190,3 +190,41 @@ async def test_a_grant_that_moved_on_while_the_host_was_dead(tmp_path: Path) -> 
 
 async def _inventoried(world: World) -> bool:
     return world.role is not None and "b" in world.role.inventory.findings
+
+
+async def test_two_hosts_at_once_admit_one_node_and_make_one_object(tmp_path: Path) -> None:
+    """A predecessor that has not noticed its end yet: conflicts decide, never luck."""
+    for round_ in range(8):
+        world = World(tmp_path)
+        _guards_of_all(world)
+        await world.backend()
+        for name in ("n1", "n2"):
+            await world.node(name)
+        async with world.host(), world.host():
+            await world.until(world.pool_ready)
+            await world.volume()
+            await world.grant()
+            await world.attach("n1", name="a" if round_ % 2 else "b")
+            await world.attach("n2", name="b" if round_ % 2 else "a")
+            await world.until(world.ready, step=0.05)
+            await world.until(partial(_one_exported, world), step=0.05)
+            await world.quiet(30)
+            assert await _one_exported(world)
+        [held] = world.objects.values()
+        [entry] = (await world.get()).status.attachments
+        assert held.exports == {entry.node: entry.generation}
+        assert world.effects["create"] == 1
+
+
+def _guards_of_all(world: World) -> None:
+    async def exports_stand_in_the_volume() -> None:
+        for held in world.objects.values():
+            if held.exports:
+                assert set(held.exports) <= {e.node for e in (await world.get()).status.attachments}
+
+    world.actors.append(exports_stand_in_the_volume)
+
+
+async def _one_exported(world: World) -> bool:
+    exported = [await world.is_(name, "Exported") for name in ("a", "b")]
+    return exported.count(True) == 1
