@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import signal
+import sys
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -119,7 +121,8 @@ async def test_a_final_error_leaves_nothing(real: Real) -> None:
     assert code is Code.INTERNAL
     assert (await real.kube.list(Volume, namespace=real.namespace)).items == []
     real.operator.create_error = None
-    await real.stub.CreateVolume(create_request("Ünï/🙂", volume_capabilities=[block()]))
+    made = await real.stub.CreateVolume(create_request("Ünï/🙂", volume_capabilities=[block()]))
+    await real.stub.DeleteVolume(csi_pb2.DeleteVolumeRequest(volume_id=made.volume.volume_id))
 
 
 async def test_ids_that_never_were(real: Real) -> None:
@@ -129,3 +132,30 @@ async def test_ids_that_never_were(real: Real) -> None:
             volume_id=volume_id, node_id=real.node, volume_capability=mount()
         )
         assert (await refused(real.stub.ControllerPublishVolume(publish)))[0] is Code.NOT_FOUND
+
+
+async def test_the_process_serves_and_stops_cleanly(apiserver: "ApiServer", tmp_path: Path) -> None:
+    await asyncio.to_thread(apiserver.apply_crds)
+    path = tmp_path / "csi.sock"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "from cinderblock.cli.main import main; main()", "csi", "controller"),
+        f"--endpoint=unix://{path}",
+        f"--kubeconfig={apiserver.kubeconfig}",
+        stderr=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        await eventually(path.is_socket, 30)
+        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+            identity = csi_pb2_grpc.IdentityStub(channel)
+            async with asyncio.timeout(20):
+                while not (await identity.Probe(csi_pb2.ProbeRequest(), wait_for_ready=True)).ready.value:
+                    await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(15):
+            assert await process.wait() == 0
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
