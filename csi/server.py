@@ -27,7 +27,7 @@ from cinderblock.core.errors import InvalidRequest, NotSupported, PreconditionFa
 from cinderblock.csi.interceptors import Call, Edge
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_STOP_GRACE = 5.0
+_STOP_GRACE = 3.0
 _SOCKET_PATH_MAX = 107  # sun_path without its final zero
 
 
