@@ -213,7 +213,7 @@ async def test_short_deadlines_against_a_slow_backend_are_one_effect(rig: Rig) -
 
 async def test_a_deadline_is_answered_before_it_passes_and_says_what_goes_on(rig: Rig) -> None:
     rig.operator.may_create.clear()
-    code, message = await refused(rig.stub.CreateVolume(create_request(), timeout=1))
+    code, message = await refused(rig.stub.CreateVolume(create_request(), timeout=1.5))
     assert code is Code.ABORTED
     assert "vol" in message
     rig.operator.may_create.set()
@@ -233,7 +233,7 @@ async def test_a_cancelled_call_goes_on_and_a_retry_gets_its_result(rig: Rig) ->
 
 async def test_a_restart_between_calls_finds_the_same_volume(rig: Rig) -> None:
     rig.operator.may_create.clear()
-    await refused(rig.stub.CreateVolume(create_request(), timeout=0.3))
+    await refused(rig.stub.CreateVolume(create_request(), timeout=1.5))
     async with rig.controller("second.sock"):
         rig.operator.may_create.set()
         first = await rig.stub.CreateVolume(create_request())
@@ -286,10 +286,10 @@ async def test_an_error_that_may_pass_keeps_the_volume(
 async def test_no_final_code_while_the_cleanup_goes_on(rig: Rig) -> None:
     rig.operator.create_error = (GrpcCode.INTERNAL, "broken disk")
     rig.operator.may_delete.clear()
-    code, message = await refused(rig.stub.CreateVolume(create_request(), timeout=0.5))
+    code, message = await refused(rig.stub.CreateVolume(create_request(), timeout=1.5))
     assert code is Code.ABORTED
     assert "broken disk" in message
-    code, _ = await refused(rig.stub.CreateVolume(create_request(), timeout=0.5))
+    code, _ = await refused(rig.stub.CreateVolume(create_request(), timeout=1.5))
     assert code is Code.ABORTED  # a Volume that is being deleted is not made anew
     rig.operator.may_delete.set()
     rig.operator.create_error = None
@@ -312,7 +312,7 @@ async def test_a_bad_request_also_cleans_up_after_an_earlier_good_one(
 ) -> None:
     """The StorageClass was replaced while the first call was under way: IA makes the provisioner forget."""
     rig.operator.may_create.clear()
-    await refused(rig.stub.CreateVolume(create_request(), timeout=0.3))
+    await refused(rig.stub.CreateVolume(create_request(), timeout=1.5))
     assert len(await volumes(rig)) == 1
     rig.operator.create_error = (GrpcCode.UNAVAILABLE, "later")
     rig.operator.may_create.set()
@@ -372,7 +372,7 @@ async def test_a_volume_that_was_handed_out_is_never_cleaned_up(rig: Rig) -> Non
 async def test_a_volume_that_a_pv_names_is_never_cleaned_up(rig: Rig) -> None:
     rig.operator.create_error = (GrpcCode.INTERNAL, "broken disk")
     rig.operator.may_create.clear()
-    await refused(rig.stub.CreateVolume(create_request(), timeout=0.3))
+    await refused(rig.stub.CreateVolume(create_request(), timeout=1.5))
     (made,) = await volumes(rig)
     await rig.kube.create(
         PersistentVolume(

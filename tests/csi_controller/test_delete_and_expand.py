@@ -67,7 +67,7 @@ async def test_delete_without_an_id(rig: Rig) -> None:
 async def test_delete_reports_what_goes_on(rig: Rig) -> None:
     handle = await created(rig)
     rig.operator.may_delete.clear()
-    calls = [refused(delete(rig, handle, timeout=0.4)) for _ in range(10)]
+    calls = [refused(delete(rig, handle, timeout=1.5)) for _ in range(10)]
     assert {code for code, _ in await asyncio.gather(*calls)} == {Code.ABORTED}
     rig.operator.may_delete.set()
     await delete(rig, handle)
@@ -109,7 +109,7 @@ async def test_create_after_delete_under_the_same_name_is_a_new_volume(rig: Rig)
 async def test_create_while_it_is_deleted_is_pending(rig: Rig) -> None:
     handle = await created(rig)
     rig.operator.may_delete.clear()
-    await refused(delete(rig, handle, timeout=0.3))
+    await refused(delete(rig, handle, timeout=1.5))
     code, _ = await refused(rig.stub.CreateVolume(create_request()))
     assert code is Code.ABORTED
 

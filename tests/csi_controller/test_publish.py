@@ -174,7 +174,7 @@ async def test_unpublish_without_an_id(rig: Rig) -> None:
 async def test_a_detach_that_takes_long_is_pending_and_joined(rig: Rig, handle: str) -> None:
     await publish(rig, handle)
     rig.operator.may_detach.clear()
-    code, message = await refused(unpublish(rig, handle, timeout=0.4))
+    code, message = await refused(unpublish(rig, handle, timeout=1.5))
     assert code is Code.ABORTED
     assert "n1" in message
     code, _ = await refused(publish(rig, handle))
@@ -201,7 +201,7 @@ async def test_what_the_host_recorded_is_answered(rig: Rig, handle: str) -> None
 
 async def test_a_restart_in_the_middle_of_a_publish(rig: Rig, handle: str) -> None:
     rig.operator.may_export.clear()
-    await refused(publish(rig, handle, timeout=0.3))
+    await refused(publish(rig, handle, timeout=1.5))
     async with rig.controller("second.sock"):
         rig.operator.may_export.set()
         await publish(rig, handle)
