@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
@@ -41,7 +42,8 @@ class EventRecorder:
         self._kube = kube
         self._component = component
         self._clock = clock
-        self._instance = instance or component
+        # part of every name: whoever may only create and patch Events never meets one of an earlier process
+        self._instance = instance or uuid.uuid4().hex[:8]
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
 
     async def warn(self, obj: Resource, reason: str, message: str) -> None:
@@ -75,7 +77,7 @@ class EventRecorder:
         try:
             return await self._kube.create(fresh)
         except ObjectExists:
-            # ours from before a restart: the name says which object and reason
+            # ours, forgotten since: the name says which object and reason
             known = await self._kube.get(Event, fresh.name, fresh.namespace)
             entry.count += known.count
             return await self._repeat(known, entry, stamp)
@@ -85,7 +87,9 @@ class EventRecorder:
         return await self._kube.update(event, after)
 
     def _compose(self, obj: Resource, reason: str, entry: _Entry, stamp: datetime) -> Event:
-        digest = hashlib.sha256(f"{obj.uid}/{reason}/{self._component}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(
+            f"{obj.uid}/{reason}/{self._component}/{self._instance}".encode()
+        ).hexdigest()[:16]
         return Event(
             metadata=ObjectMeta(
                 name=f"{obj.name[: _NAME_MAX - 17].rstrip('.-')}.{digest}",

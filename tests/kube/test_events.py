@@ -59,10 +59,10 @@ async def test_a_new_message_comes_through_sooner_than_a_repeat():
     assert (event.message, event.count) == ("4 GiB missing", 2)
 
 
-async def test_a_restart_goes_on_counting_and_an_expired_event_is_made_anew():
+async def test_what_was_forgotten_is_found_again_and_an_expired_event_is_made_anew():
     kube, clock = FakeKube(), FakeClock()
-    await EventRecorder(kube, "cinderblock", clock).warn(volume(), "OutOfCapacity", "no room")
-    recorder = EventRecorder(kube, "cinderblock", clock)
+    await EventRecorder(kube, "cinderblock", clock, instance="a").warn(volume(), "OutOfCapacity", "no room")
+    recorder = EventRecorder(kube, "cinderblock", clock, instance="a")
     await recorder.warn(volume(), "OutOfCapacity", "no room")
     (event,) = await events(kube)
     assert event.count == 2
@@ -70,6 +70,14 @@ async def test_a_restart_goes_on_counting_and_an_expired_event_is_made_anew():
     await clock.advance(61)
     await recorder.warn(volume(), "OutOfCapacity", "no room")
     assert len(await events(kube)) == 1
+
+
+async def test_another_process_needs_no_right_to_read_events():
+    kube, clock = FakeKube(), FakeClock()
+    await EventRecorder(kube, "cinderblock", clock).warn(volume(), "OutOfCapacity", "no room")
+    await EventRecorder(kube, "cinderblock", clock).warn(volume(), "OutOfCapacity", "no room")
+    assert [verb for verb, _, _ in kube.writes] == ["create", "create"]
+    assert len(await events(kube)) == 2
 
 
 async def test_an_event_that_cannot_be_posted_hurts_nobody(caplog):
