@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -61,6 +61,8 @@ async def watch(
     await kopf.operator(
         registry=make_registry(kube, scope, stores),
         settings=kopf_settings(scope),
+        # Left to itself kopf asks for the user's name, and a container's uid has none. It serves peering only.
+        identity=cast(Any, "cinderblock"),
         standalone=True,
         clusterwide=True,
         stop_flag=stop,

@@ -84,3 +84,13 @@ async def test_a_host_sees_what_is_granted_to_it_and_loses_sight_of_what_moves_o
             await until(lambda: stores.volumes.get(namespace, "a") is None)
     assert changes[0] == (None, "before")
     assert (("a", None) in changes) and (changes[-1] == ("a", None))
+
+
+async def test_the_edge_runs_as_a_uid_without_a_name(apiserver, namespace, monkeypatch):
+    def nameless() -> str:
+        raise OSError("No username set in the environment")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    stores = make_stores()
+    async with connect(apiserver.kubeconfig) as kube, edge(kube, host_scope(stores, "h", "n"), stores):
+        pass

@@ -46,7 +46,11 @@ class Authority:
             key, new = self.folder / "ca.key", self.folder / "ca.crt.new"
             _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key)
             subject = f"/CN=cinderblock-dev-{secrets.token_hex(4)}"
-            _openssl("req", "-x509", "-new", "-key", key, "-out", new, "-days", _DAYS, "-subj", subject)
+            # Python 3.13 checks strictly: an authority must say that it may sign.
+            usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+            _openssl(
+                "req", "-x509", "-new", "-key", key, "-out", new, "-days", _DAYS, "-subj", subject, *usage
+            )
             new.rename(self.certificate)
         accounts = self.service_accounts
         if not accounts.certificate.exists():
@@ -63,7 +67,10 @@ class Authority:
             return pair
         request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
         new = self.folder / f"{name}.crt.new"
-        usage = "extendedKeyUsage=clientAuth,serverAuth\n"
+        usage = (
+            "basicConstraints=critical,CA:FALSE\nextendedKeyUsage=clientAuth,serverAuth\n"
+            "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+        )
         extensions.write_text(f"subjectAltName={','.join(alternatives)}\n{usage}")
         _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", pair.key)
         _openssl("req", "-new", "-key", pair.key, "-subj", subject, "-out", request)

@@ -33,10 +33,11 @@ def up() -> int:
     debian.require_machine()
     install.tool("tools.cluster", "up", "--nodes", "1")
     step("Image: built from the Dockerfile")
-    install.tool("tools.cluster", "build-image", install.image_name(), ".")
+    tag = install.image_tag()
+    install.tool("tools.cluster", "build-image", install.image_name(tag), ".")
     cluster = connect()
     step("Chart: installed as on any cluster")
-    install.install(cluster)
+    install.install(cluster, tag)
     say(cluster.kubectl("-n", install.NAMESPACE, "get", "pods"))
     proofs = []
     step("(a) a bare Volume")

@@ -34,17 +34,17 @@ def image_tag() -> str:
     return f"demo-{context_hash(REPOSITORY, REPOSITORY / 'Dockerfile', '')}"
 
 
-def image_name() -> str:
-    return f"{_REPOSITORY_NAME}:{image_tag()}"
+def image_name(tag: str) -> str:
+    return f"{_REPOSITORY_NAME}:{tag}"
 
 
-def install(cluster: Cluster, *extra: str) -> None:
+def install(cluster: Cluster, tag: str, *extra: str) -> None:
     """helm install, or upgrade; waits until every pod is ready."""
     say("helm upgrade --install cinderblock deploy/helm/cinderblock")
     try:
         cluster.helm(
             "upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace",
-            "--set", f"image.tag={image_tag()}", "--wait", "--timeout", "5m", *extra,
+            "--set", f"image.tag={tag}", "--wait", "--timeout", "5m", *extra,
         )  # fmt: skip
     except ToolError as error:
         pods = cluster.kubectl("-n", NAMESPACE, "get", "pods", "-o", "wide", check=False)
@@ -62,7 +62,9 @@ def wait_ready(cluster: Cluster) -> None:
         cluster.kubectl("-n", NAMESPACE, "rollout", "status", workload, "--timeout=180s", timeout=200)
 
     def ready() -> bool:
-        return cluster.get("backends.cinderblock.io", "default").get("status", {}).get("readyPools", 0) > 0
+        return (
+            int(cluster.get("backends.cinderblock.io", "default").get("status", {}).get("readyPools", 0)) > 0
+        )
 
     cluster.wait(
         "a ready pool of Backend default",
