@@ -10,6 +10,7 @@ import kopf
 from cinderblock.core.names import GROUP
 from cinderblock.operator.engine.scope import Scope
 from cinderblock.operator.events.feed import names
+from cinderblock.operator.events.no_storage import NoDiffBase
 
 
 class _Endless:
@@ -64,7 +65,7 @@ def kopf_settings(scope: Scope) -> kopf.OperatorSettings:
     # could ever be taken for another operator's.
     settings.persistence.finalizer = f"{GROUP}/kopf"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=f"kopf.{GROUP}", v1=False)
-    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=f"kopf.{GROUP}", v1=False)
+    settings.persistence.diffbase_storage = NoDiffBase()
     settings.persistence.consistency_timeout = 5.0
 
     settings.execution.default_backoff = 10

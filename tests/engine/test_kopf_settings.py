@@ -2,6 +2,8 @@
 
 import itertools
 
+import kopf
+
 from cinderblock.operator.engine.scope import host_scope, leader_scope
 from cinderblock.operator.engine.stores import make_stores
 from cinderblock.operator.settings import kopf_settings
@@ -22,6 +24,16 @@ def test_pauses_between_tries_never_run_out_and_start_anew_each_time():
     pauses = kopf_settings(leader_scope(make_stores())).networking.error_backoffs
     assert list(itertools.islice(pauses, 100)) == list(itertools.islice(pauses, 100))
     assert max(itertools.islice(pauses, 100)) <= 10
+
+
+def test_kopf_neither_copies_objects_nor_leaves_notes_in_them():
+    storage = kopf_settings(leader_scope(make_stores())).persistence.diffbase_storage
+    body = kopf.Body({"metadata": {"name": "v"}, "spec": {"size": "1Gi"}, "status": {"phase": "Available"}})
+    patch = kopf.Patch()
+    assert storage.build(body=body) == {}
+    assert storage.fetch(body=body) is None
+    storage.store(body=body, patch=patch, essence=storage.build(body=body))
+    assert not patch
 
 
 def test_a_host_asks_the_server_for_its_own_only():
