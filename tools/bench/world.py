@@ -23,7 +23,7 @@ import yaml
 
 from cinderblock.core.crd.manifest import manifest
 from tools.bench.kinds import BareVolume
-from tools.bench.programs import Program
+from tools.bench.programs import Program, compile_once
 from tools.cluster.control_plane import ControlPlane, free_ports, temporary_control_plane
 from tools.cluster.kernel import detach, inodes_under, loops, loops_of, unmount_under
 from tools.paths import REPOSITORY
@@ -210,6 +210,7 @@ def world() -> Iterator[World]:
             raise ToolError("another benchmark is running") from None
         folder = parent / "run"
         remove(folder)
+        compile_once()
         say("starting the control plane")
         with temporary_control_plane(parent, with_controllers=True) as plane:
             folder.mkdir()
