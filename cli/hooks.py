@@ -12,6 +12,8 @@ from cinderblock.core.kube.port import Conflict, Kube, ObjectNotFound
 
 Say = Callable[[str], None]
 _TRIES = 5
+_DROP_TRIES = 50
+_DROP_PAUSE_SECONDS = 0.05
 _SHOWN = 20
 
 
@@ -41,30 +43,34 @@ async def apply_crds(kube: Kube, crds: Sequence[CustomResourceDefinition], say: 
 
 
 async def pre_delete(kube: Kube, clock: Clock, say: Say, *, force: bool, timeout: float = 180.0) -> None:
-    """Refuse while data exists; else delete Backends and VolumeTypes and wait until they and their Pools are gone.
+    """Refuse while data exists; else delete the Backends, wait until they and their Pools are gone, then the types.
 
     Forced: finalizers are dropped, what stays on disk is listed, and nothing on disk is touched.
     """
     if force:
-        await _abandon(kube, say)
+        await _abandon(kube, clock, say)
     else:
         await _refuse_while_data_exists(kube)
-    for kind in (Backend, VolumeType):
-        for obj in (await kube.list(kind)).items:
-            await kube.delete(obj)
-            say(f"{kind.SINGULAR} {obj.name}: deletion asked")
+    for backend in (await kube.list(Backend)).items:
+        await kube.delete(backend)
+        say(f"backend {backend.name}: deletion asked")
     deadline = clock.monotonic() + timeout
     while left := [*(await kube.list(Backend)).items, *(await kube.list(Pool)).items]:
         if force:
             for obj in left:
-                await _drop(kube, obj)
-        elif clock.monotonic() > deadline:
+                await _drop(kube, clock, obj)
+        else:
+            await _refuse_while_data_exists(kube)  # made since: the leader holds its Backend, no use to wait
+        if clock.monotonic() > deadline:
             names = ", ".join(f"{obj.KIND} {obj.name}" for obj in left[:_SHOWN])
             raise HookRefused(
                 f"still there after {timeout:.0f} s: {names}; are the cinderblock pods running?"
             )
         await clock.sleep(0.5)
     say("no Backend and no Pool is left")
+    for type_ in (await kube.list(VolumeType)).items:
+        await kube.delete(type_)
+        say(f"volumetype {type_.name}: deleted")
 
 
 async def _refuse_while_data_exists(kube: Kube) -> None:
@@ -80,9 +86,7 @@ async def _refuse_while_data_exists(kube: Kube) -> None:
         )
 
 
-async def _abandon(kube: Kube, say: Say) -> None:
-    for attachment in (await kube.list(Attachment)).items:
-        await _drop(kube, attachment)
+async def _abandon(kube: Kube, clock: Clock, say: Say) -> None:
     for volume in (await kube.list(Volume)).items:
         allocation = volume.status.allocation
         if allocation is not None:
@@ -90,24 +94,31 @@ async def _abandon(kube: Kube, say: Say) -> None:
                 f"left on disk: {volume.status.handle}-{allocation.grant} in pool {allocation.pool}"
                 f" ({allocation.size_bytes} bytes), was Volume {volume.namespace}/{volume.name}"
             )
-        await _drop(kube, volume)
-    for snapshot in (await kube.list(Snapshot)).items:
-        await _drop(kube, snapshot)
+        await _drop(kube, clock, volume)
+    for kind in (Attachment, Snapshot):
+        for obj in (await kube.list(kind)).items:
+            await _drop(kube, clock, obj)
 
 
-async def _drop(kube: Kube, obj: Resource) -> None:
-    """Delete without waiting for whoever holds a finalizer."""
-    for _ in range(_TRIES):
+async def _drop(kube: Kube, clock: Clock, obj: Resource) -> None:
+    """Take away the finalizers, then delete exactly that state.
+
+    Never the other way round: whoever sees a deletion that a finalizer holds does what deleting means, and for a
+    Volume that is to delete its data. A finalizer that comes back in between makes the delete a Conflict.
+    """
+    for _ in range(_DROP_TRIES):
         try:
             fresh = await kube.get(type(obj), obj.name, obj.namespace)
             if fresh.uid != obj.uid:
                 return
-            if not fresh.deleting:
-                await kube.delete(fresh)
-                fresh = await kube.get(type(obj), obj.name, obj.namespace)
-            await kube.update(fresh, fresh.with_(metadata=fresh.metadata.with_(finalizers=())))
+            bare = await kube.update(fresh, fresh.with_(metadata=fresh.metadata.with_(finalizers=())))
+            if not bare.deleting:
+                await kube.delete(bare, unchanged=True)
         except ObjectNotFound:
             return
         except Conflict:
+            await clock.sleep(_DROP_PAUSE_SECONDS)
             continue
         return
+    where = f"{obj.namespace}/{obj.name}" if obj.namespace else obj.name
+    raise HookRefused(f"{obj.KIND} {where} keeps changing under our hands; run the uninstall again")

@@ -152,10 +152,13 @@ class ApiServerKube:
         )
         return self._codec(kind).object(answer)
 
-    async def delete(self, obj: R) -> None:
+    async def delete(self, obj: R, *, unchanged: bool = False) -> None:
         if not obj.uid:
             raise Conflict(f"{obj.PLURAL} {obj.name!r} has no UID: nobody knows which object is meant")
-        body = json.dumps({"preconditions": {"uid": obj.uid}}).encode()
+        preconditions = {"uid": obj.uid}
+        if unchanged:
+            preconditions["resourceVersion"] = obj.metadata.resource_version
+        body = json.dumps({"preconditions": preconditions}).encode()
         path = _path(type(obj), obj.namespace, obj.name)
         with contextlib.suppress(ObjectNotFound):
             await self._transport.call("DELETE", path, body=body, timeout=WRITE_SECONDS, name=obj.name)

@@ -113,8 +113,11 @@ class Kube(Protocol):
     async def update_status(self, before: R, after: R) -> R:
         """Merge patch of the status sub-resource. Errors as `update`."""
 
-    async def delete(self, obj: R) -> None:
-        """Delete this very object (UID precondition). Missing = success; another UID = Conflict."""
+    async def delete(self, obj: R, *, unchanged: bool = False) -> None:
+        """Delete this very object (UID precondition). Missing = success; another UID = Conflict.
+
+        `unchanged`: only while it is as `obj` says (resourceVersion precondition), else Conflict.
+        """
 
 
 def event_of(obj: Resource) -> dict[str, str]:

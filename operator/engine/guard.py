@@ -120,10 +120,10 @@ class GuardedKube:
             self._guard.check()
             return await self._kube.update_status(before, after)
 
-    async def delete(self, obj: R) -> None:
+    async def delete(self, obj: R, *, unchanged: bool = False) -> None:
         with checked(self._guard.check):
             self._guard.check()
-            await self._kube.delete(obj)
+            await self._kube.delete(obj, unchanged=unchanged)
 
 
 class GuardedRunner:

@@ -128,6 +128,6 @@ class GuardedKube:
         await self._identity.confirm()
         return await self._kube.update_status(before, after)
 
-    async def delete(self, obj: R) -> None:
+    async def delete(self, obj: R, *, unchanged: bool = False) -> None:
         await self._identity.confirm()
-        await self._kube.delete(obj)
+        await self._kube.delete(obj, unchanged=unchanged)

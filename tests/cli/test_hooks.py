@@ -1,5 +1,7 @@
 """The chart's hooks against the API server in memory."""
 
+import asyncio
+
 import pytest
 from fake_kube import FakeKube
 
@@ -75,3 +77,74 @@ async def test_force_drops_finalizers_and_lists_what_stays_on_disk() -> None:
     assert not (await kube.list(Volume)).items
     assert not (await kube.list(Backend)).items
     assert any("h-1-3 in pool b-n" in line for line in said)
+
+
+async def test_force_never_lets_the_host_see_a_deletion() -> None:
+    """A Volume that is being deleted while it has a finalizer is one whose data the host deletes."""
+    kube = FakeKube()
+    made = await a_volume(kube)
+    returned = 0
+
+    def host_looks(verb: str, kind: str, name: str) -> None:
+        nonlocal returned
+        stored = kube._objects.get(("Volume", "team", name))
+        if stored is None or kind != "Volume":
+            return
+        assert not (stored["metadata"].get("deletionTimestamp") and stored["metadata"].get("finalizers"))
+
+    def leader_puts_it_back(verb: str, kind: str, name: str) -> None:
+        nonlocal returned
+        host_looks(verb, kind, name)
+        key = ("Volume", "team", name)
+        if kind == "Volume" and verb == "update" and returned < 2:
+            returned += 1
+            body = kube._objects[key]
+            kube._commit(key, {**body, "metadata": {**body["metadata"], "finalizers": [FINALIZER_PROTECT]}})
+
+    kube.before_write, kube.after_write = host_looks, leader_puts_it_back
+    await pre_delete(kube, SystemClock(), print, force=True)
+    assert returned == 2
+    assert made.name not in [v.name for v in (await kube.list(Volume)).items]
+
+
+async def test_force_says_so_when_it_does_not_get_through() -> None:
+    kube = FakeKube()
+    await a_volume(kube)
+
+    def always_back(verb: str, kind: str, name: str) -> None:
+        key = ("Volume", "team", name)
+        if kind == "Volume" and verb == "update":
+            body = kube._objects[key]
+            kube._commit(key, {**body, "metadata": {**body["metadata"], "finalizers": [FINALIZER_PROTECT]}})
+
+    kube.after_write = always_back
+    with pytest.raises(HookRefused, match="Volume team/v"):
+        await pre_delete(kube, SystemClock(), print, force=True)
+
+
+async def test_types_stay_until_the_backends_are_gone() -> None:
+    """A removal that fails half-way leaves what a later upgrade could not guess."""
+    kube = FakeKube()
+    await kube.create(VolumeType(metadata=ObjectMeta(name="standard")))
+    await kube.create(Pool(metadata=ObjectMeta(name="b-n"), spec=PoolSpec(backend="b", host="n")))
+    with pytest.raises(HookRefused):
+        await pre_delete(kube, SystemClock(), print, force=False, timeout=0.2)
+    assert [t.name for t in (await kube.list(VolumeType)).items] == ["standard"]
+
+
+async def test_a_volume_made_meanwhile_is_named() -> None:
+    kube, clock = FakeKube(), SystemClock()
+    held = Backend(
+        metadata=ObjectMeta(name="b", finalizers=(FINALIZER_PROTECT,)), spec=BackendSpec(driver="file")
+    )
+    await kube.create(held)
+
+    async def a_claim_comes_late() -> None:
+        while not (await kube.get(Backend, "b")).deleting:
+            await clock.sleep(0)
+        await a_volume(kube)
+
+    late = asyncio.create_task(a_claim_comes_late())
+    with pytest.raises(HookRefused, match="Volume team/v"):
+        await pre_delete(kube, clock, print, force=False, timeout=30)
+    await late

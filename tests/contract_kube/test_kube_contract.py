@@ -253,6 +253,17 @@ async def test_delete_without_finalizer_is_at_once_and_repeatable(kube: Kube, ru
         await again(kube, made)
 
 
+async def test_delete_of_the_unchanged_object_only(kube: Kube, run: str) -> None:
+    made = await kube.create(volume(run))
+    changed = await kube.update(made, resized(made, "2Gi"))
+    with pytest.raises(Conflict):
+        await kube.delete(made, unchanged=True)
+    await kube.delete(changed, unchanged=True)
+    with pytest.raises(ObjectNotFound):
+        await again(kube, made)
+    await kube.delete(changed, unchanged=True)
+
+
 async def test_delete_checks_the_uid_and_not_the_version(kube: Kube, run: str) -> None:
     made = await kube.create(volume(run))
     await kube.update_status(made, made.with_(status=on("h1")))

@@ -336,7 +336,7 @@ class FakeKube:
         self.after_write("status", before.KIND, before.name)
         return stored
 
-    async def delete(self, obj: R) -> None:
+    async def delete(self, obj: R, *, unchanged: bool = False) -> None:
         await asyncio.sleep(0)
         self._begin("delete", obj)
         key = self._key(type(obj), obj.name, obj.namespace)
@@ -346,6 +346,8 @@ class FakeKube:
         meta = body["metadata"]
         if meta["uid"] != obj.uid:
             raise Conflict(f"{obj.PLURAL} {obj.name!r} is another object by now", status=409)
+        if unchanged and meta["resourceVersion"] != obj.metadata.resource_version:
+            raise Conflict(f"{obj.PLURAL} {obj.name!r} has changed", status=409)
         if meta.get("finalizers") and meta.get("deletionTimestamp"):
             return
         meta = {**meta, "deletionTimestamp": _now()}

@@ -115,8 +115,8 @@ class MortalKube:
             f"status {before.KIND}", lambda: self._kube.update_status(before, after)
         )
 
-    async def delete(self, obj: Any) -> None:
-        await self._life.effect(f"delete {obj.KIND}", lambda: self._kube.delete(obj))
+    async def delete(self, obj: Any, *, unchanged: bool = False) -> None:
+        await self._life.effect(f"delete {obj.KIND}", lambda: self._kube.delete(obj, unchanged=unchanged))
 
 
 class MortalPlace:

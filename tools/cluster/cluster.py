@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +46,7 @@ class Cluster:
     """The cluster of one state folder."""
 
     layout: Layout
+    apiserver_args: Sequence[str] = ()  # an audit log, say; they count when the API server is started
 
     @cached_property
     def plane(self) -> ControlPlane:
@@ -55,6 +56,7 @@ class Cluster:
             bind_address=self.layout.api_address,
             apiserver_port=API_PORT,
             with_controllers=True,
+            apiserver_args=self.apiserver_args,
         )
 
     def node(self, number: int) -> Node:
