@@ -6,7 +6,7 @@ hash that names its volume host.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from cinderblock.core.api.backend import Pool
 from cinderblock.core.api.volume import VolumeTopology
@@ -28,16 +28,17 @@ def reachable_from(pool: Pool | None) -> list[csi_pb2.Topology]:
 
 
 def parse_requirement(
-    requirement: csi_pb2.TopologyRequirement, resolve: Callable[[str], str | None], known: int
+    requirement: csi_pb2.TopologyRequirement, resolve: Callable[[str], str | None], known: Collection[str]
 ) -> VolumeTopology | None:
     """Node names of a requirement; None where it demands nothing.
 
     `resolve` turns a segment's value into a node name. A requirement that names all `known` nodes is none, so
-    that a large cluster does not end up in every Volume. Errors: InvalidRequest for a segment that is not ours.
+    that a large cluster does not end up in every Volume; one that leaves any of them out stands.
+    Errors: InvalidRequest for a segment that is not ours.
     """
     requisite = _nodes(requirement.requisite, resolve)
     preferred = _nodes(requirement.preferred, resolve)
-    if len(requisite) >= known > 1:
+    if len(requisite) >= len(known) > 1 and set(requisite).issuperset(known):
         requisite = ()
     if not requisite and not preferred:
         return None

@@ -53,7 +53,7 @@ class AttachmentGateway:
             return await self._ensure(volume, wanted)
 
         what = ("publish", wanted.spec.model_dump_json())
-        made = await self._work.run(("attachment", wanted.name), ensure, call.time_left(), what=what)
+        made = await self._work.run(_key(wanted.name), ensure, call.time_left(), what=what)
 
         def judge(seen: Attachment | None) -> Attachment | None:
             if seen is None or seen.deleting:
@@ -78,26 +78,32 @@ class AttachmentGateway:
 
         What is not attached is done, also when the volume or the node does not exist. Errors: OperationPending.
         """
-        found = [await self._of_node(handle, node)] if node else await self._of_all_nodes(handle)
-        attachments = [attachment for attachment in found if attachment is not None]
-
-        async def detach(attachment: Attachment) -> None:
-            async def ask() -> None:
-                await self._delete(attachment)
-
-            key = ("attachment", attachment.name)
-            await self._work.run(key, ask, call.time_left(), what=("unpublish", attachment.uid))
-            await self._caches.attachments.until_gone(
-                attachment,
-                answer_by=call.answer_by,
-                pending=lambda a: f"detaching {handle} from {attachment.spec.node}: {attachment_progress(a)}",
-            )
-
+        nodes = [node] if node else await self._nodes_of(handle)
         # All are asked before the first failure is told: one node that hangs on must not keep the others.
-        results = await asyncio.gather(*map(detach, attachments), return_exceptions=True)
+        results = await asyncio.gather(
+            *(self._detach(handle, one, call) for one in nodes), return_exceptions=True
+        )
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+
+    async def _detach(self, handle: str, node: str, call: Call) -> None:
+        name = attachment_name(handle, node)
+
+        async def ask() -> Attachment | None:
+            # Read under the key: an earlier publish whose caller is gone may still be making it.
+            found = await self._caches.attachments.fresh(self._namespace, name)
+            if found is not None:
+                await self._delete(found)
+            return found
+
+        asked = await self._work.run(_key(name), ask, call.time_left(), what="unpublish")
+        if asked is not None:
+            await self._caches.attachments.until_gone(
+                asked,
+                answer_by=call.answer_by,
+                pending=lambda a: f"detaching {handle} from {node}: {attachment_progress(a)}",
+            )
 
     async def _ensure(self, volume: Volume, wanted: Attachment) -> Attachment:
         cache = self._caches.attachments
@@ -141,13 +147,13 @@ class AttachmentGateway:
         except Conflict:  # another UID: this one is gone
             await self._caches.attachments.fresh(attachment.namespace, attachment.name)
 
-    async def _of_node(self, handle: str, node: str) -> Attachment | None:
-        return await self._caches.attachments.fresh(self._namespace, attachment_name(handle, node))
-
-    async def _of_all_nodes(self, handle: str) -> list[Attachment | None]:
-        """By name, which needs no Volume: that may be gone already."""
+    async def _nodes_of(self, handle: str) -> list[str]:
+        """Where it is attached, or is being attached by now. By name, which needs no Volume: that may be gone."""
+        known = (node.name for node in self._caches.nodes.store.all())
+        nodes = [node for node in known if self._work.busy(_key(attachment_name(handle, node)))]
         listing = await self._kube.list(Attachment, namespace=self._namespace)
-        return [a for a in listing.items if a.name == attachment_name(handle, a.spec.node)]
+        nodes += [a.spec.node for a in listing.items if a.name == attachment_name(handle, a.spec.node)]
+        return list(dict.fromkeys(nodes))
 
     def _wanted(self, volume: Volume, request: PublishRequest) -> Attachment:
         capability, allocation = request.capability, volume.status.allocation
@@ -173,3 +179,8 @@ class AttachmentGateway:
                 claim_ref=volume.spec.claim_ref,
             ),
         )
+
+
+def _key(name: str) -> tuple[str, str]:
+    """Of the work on an Attachment."""
+    return ("attachment", name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Hashable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from cinderblock.core.api.builtin import PersistentVolume
 from cinderblock.core.api.meta import ObjectMeta
@@ -47,9 +47,9 @@ from cinderblock.csi.gateway.judge import (
     ANSWERED,
     DISCARDED,
     csi_request_of,
+    elsewhere,
     made_for,
     mismatch,
-    unreachable,
     verdict_of,
     volume_error,
     volume_progress,
@@ -83,7 +83,7 @@ class CreateGateway:
                 answer_by=call.answer_by,
                 pending=lambda v: f"volume {request.name} is being made: {volume_progress(v)}",
             )
-            self._check(ready, request)
+            await self._check(ready, request, call)
             answer = functools.partial(self._answer, ready)
             answered = await self._run(name, answer, call, ("answer", ready.uid))
             if answered is not None:
@@ -110,7 +110,9 @@ class CreateGateway:
         name = volume_cr_name(request.name)
         cache = self._caches.volumes
         existing = cache.store.get(self._namespace, name)
-        if existing is not None and (existing.deleting or verdict_of(existing) is not None):
+        if existing is not None and (
+            existing.deleting or verdict_of(existing) is not None or mismatch(existing, request) is not None
+        ):  # an answer that rests on it may be final, and the cache may be behind
             existing = await cache.fresh(self._namespace, name)
         if existing is None:
             volume = await self._new(request)
@@ -138,7 +140,24 @@ class CreateGateway:
             raise OperationPending(f"volume {request.name} is being cleaned up after an error: ask again")
         if (problem := mismatch(existing, request)) is not None:
             raise IncompatibleExists(f"a volume {request.name} exists already, but {problem}")
+        if self._elsewhere(existing, request):
+            await self._supersede(existing, request)
         return existing
+
+    def _elsewhere(self, volume: Volume, request: CreateRequest) -> bool:
+        allocation = volume.status.allocation
+        pool = self._caches.pools.store.get(None, allocation.pool) if allocation else None
+        return elsewhere(volume, pool, request)
+
+    async def _supersede(self, volume: Volume, request: CreateRequest) -> NoReturn:
+        """Its claim moved (the node of an earlier try is gone, say): what nobody was told of goes and is made anew.
+
+        Errors: IncompatibleExists when it was handed out; else OperationPending.
+        """
+        if verdict_of(volume) == ANSWERED:
+            raise IncompatibleExists(f"volume {request.name} exists already, but not where it is asked for")
+        await self._discard(request.name, only=volume.uid)
+        raise OperationPending(f"volume {request.name} was begun elsewhere and is made anew: ask again")
 
     async def _new(self, request: CreateRequest) -> Volume:
         first = request.capabilities[0]
@@ -179,14 +198,15 @@ class CreateGateway:
         cache.store.apply(written)
         return written
 
-    async def _discard(self, csi_name: str) -> Volume | None:
+    async def _discard(self, csi_name: str, *, only: str = "") -> Volume | None:
         """Condemn and delete the Volume of that name; what must go, None = nothing that is ours to delete.
+        `only` that UID, where it is given.
 
         Errors: OperationPending when it must stay, so that the caller asks again instead of forgetting it.
         """
         cache = self._caches.volumes
         volume = await cache.fresh(self._namespace, volume_cr_name(csi_name))
-        if volume is None or not made_for(volume, csi_name):
+        if volume is None or not made_for(volume, csi_name) or only not in ("", volume.uid):
             return None
         if volume.deleting:
             return volume
@@ -225,11 +245,10 @@ class CreateGateway:
             and source.volume_handle == volume.status.handle
         )
 
-    def _check(self, volume: Volume, request: CreateRequest) -> None:
-        allocation = volume.status.allocation
-        pool = self._caches.pools.store.get(None, allocation.pool) if allocation else None
-        if unreachable(pool, request):
-            raise IncompatibleExists(f"volume {request.name} exists already, but not where it is asked for")
+    async def _check(self, volume: Volume, request: CreateRequest, call: Call) -> None:
+        if self._elsewhere(volume, request):
+            supersede = functools.partial(self._supersede, volume, request)
+            await self._run(volume.name, supersede, call, ("supersede", volume.uid))
         capacity_bytes = volume.status.capacity_bytes or 0
         if verdict_of(volume) == ANSWERED:
             return  # it may have grown since, which takes nothing back

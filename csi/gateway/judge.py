@@ -67,13 +67,13 @@ def mismatch(volume: Volume, request: CreateRequest) -> str | None:
         return "it was made with other capabilities"
     if stored.parameters != asked.parameters:
         return "it was made with other parameters"
-    if volume.status.allocation is None and not _topologies_meet(volume, request):
-        return "it was asked for in another topology"
     return None
 
 
-def unreachable(pool: Pool | None, request: CreateRequest) -> bool:
-    """Whether the granted pool lies outside of what the request demands."""
+def elsewhere(volume: Volume, pool: Pool | None, request: CreateRequest) -> bool:
+    """Whether the Volume is, or without a grant would be, outside of what the request demands. `pool`: the granted."""
+    if volume.status.allocation is None:
+        return not _topologies_meet(volume, request)
     if pool is None or pool.spec.node is None or request.topology is None:
         return False
     requisite = request.topology.requisite

@@ -213,7 +213,9 @@ class ControllerService:
             parameters=parameters.ours,
             volume_type=parameters.volume_type,
             topology=parse_requirement(
-                request.accessibility_requirements, caches.node_of_segment, len(caches.nodes.store)
+                request.accessibility_requirements,
+                caches.node_of_segment,
+                [node.name for node in caches.nodes.store.all()],
             ),
             claim=parameters.claim,
         )

@@ -450,6 +450,52 @@ async def test_a_requirement_that_names_every_node_is_none(rig: Rig) -> None:
     assert list(answer.volume.accessible_topology) == []  # a pool without a node is reached from everywhere
 
 
+async def test_a_requirement_that_leaves_a_node_out_stands_whatever_else_it_names(rig: Rig) -> None:
+    nodes = [csi_pb2.Topology(segments={TOPOLOGY_NODE: n}) for n in ("n1", "not-yet-known", "gone")]
+    await rig.stub.CreateVolume(
+        create_request(accessibility_requirements=csi_pb2.TopologyRequirement(requisite=nodes))
+    )
+    (made,) = await volumes(rig)
+    assert made.spec.topology is not None
+    assert made.spec.topology.requisite == ("n1", "not-yet-known", "gone")
+
+
+@pytest.mark.parametrize("granted", [False, True])
+async def test_a_claim_that_moved_to_another_node_is_not_stuck_with_the_first(
+    rig: Rig, granted: bool
+) -> None:
+    """The node of the first try is gone before the volume was handed out: the scheduler has picked another."""
+    for node in ("n1", "n2"):
+        await rig.pool(f"on-{node}", node=node)
+        await eventually(lambda n=node: rig.gateway.caches.pools.store.get(None, f"on-{n}") is not None)  # type: ignore[union-attr, misc]
+
+    def on(node: str) -> Any:
+        here = csi_pb2.Topology(segments={TOPOLOGY_NODE: node})
+        return create_request(
+            accessibility_requirements=csi_pb2.TopologyRequirement(requisite=[here], preferred=[here])
+        )
+
+    rig.operator.pool = "on-n1"
+    if granted:
+        rig.operator.may_create.clear()
+    else:
+        rig.operator.schedule_error = (GrpcCode.UNAVAILABLE, "the host of n1 is not there")
+    code, _ = await refused(rig.stub.CreateVolume(on("n1"), timeout=1.5))
+    assert code in (Code.ABORTED, Code.UNAVAILABLE)
+    rig.operator.pool, rig.operator.schedule_error = "on-n2", None
+    rig.operator.may_create.set()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                answer = await rig.stub.CreateVolume(on("n2"), timeout=5)
+                break
+            except grpc.aio.AioRpcError as error:
+                assert error.code() is Code.ABORTED
+    assert list(answer.volume.accessible_topology) == [csi_pb2.Topology(segments={TOPOLOGY_NODE: "n2"})]
+    (made,) = await volumes(rig)
+    assert rig.operator.backend.keys() == {made.status.handle}
+
+
 async def test_secrets_stay_out_of_logs_and_objects(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     canary = "canary-55d1"
     caplog.set_level(logging.DEBUG)

@@ -228,3 +228,23 @@ async def test_a_cache_that_is_behind_does_not_answer_for_what_is_gone(rig: Rig,
     await publish(rig, handle)
     assert len(await attachments(rig)) == 1
     assert len(rig.operator.exported) == 2
+
+
+@pytest.mark.parametrize("node", ["n1", ""])
+async def test_a_detach_sees_what_an_attach_still_makes(rig: Rig, handle: str, node: str) -> None:
+    create, may_create = rig.kube.create, asyncio.Event()
+
+    async def slow(obj: Any) -> Any:
+        if isinstance(obj, Attachment):
+            await may_create.wait()
+        return await create(obj)
+
+    rig.kube.create = slow  # type: ignore[method-assign]
+    with pytest.raises(grpc.aio.AioRpcError):
+        await publish(rig, handle, timeout=0.3)  # its caller is gone, its effect is not
+    detaching = asyncio.ensure_future(unpublish(rig, handle, node))
+    done, _ = await asyncio.wait({detaching}, timeout=0.2)
+    assert not done
+    may_create.set()
+    await detaching
+    assert await attachments(rig) == []
