@@ -40,3 +40,15 @@ def format_bytes(size_bytes: int) -> str:
         if size_bytes >= factor and size_bytes % factor == 0:
             return f"{size_bytes // factor}{suffix}"
     return str(size_bytes)
+
+
+def readable_bytes(size_bytes: int) -> str:
+    """A size for people: exact where that is short ("10Gi"), else two decimals, rounded down ("4.92Ti")."""
+    exact = format_bytes(size_bytes)
+    if len(exact) <= 6:
+        return exact
+    for suffix in ("Ei", "Pi", "Ti", "Gi", "Mi", "Ki"):
+        factor = _FACTOR[suffix]
+        if size_bytes >= factor:
+            return f"{size_bytes * 100 // factor / 100:.2f}{suffix}"
+    return exact

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cinderblock.core.api.volume import Candidate, Rejection
 from cinderblock.core.errors import NoValidBackend, OutOfCapacity, StorageError
-from cinderblock.core.units import format_bytes
+from cinderblock.core.units import readable_bytes
 from cinderblock.operator.scheduler.filters import DEFAULT_FILTERS
 from cinderblock.operator.scheduler.model import PlacementRequest, Verdict
 
@@ -36,7 +36,7 @@ def rejections(verdict: Verdict) -> tuple[Rejection, ...]:
 
 def no_pool(request: PlacementRequest, verdict: Verdict) -> StorageError:
     """OutOfCapacity where room is all that lacks in every pool that fits otherwise, else NoValidBackend."""
-    size = format_bytes(request.size_bytes)
+    size = readable_bytes(request.size_bytes)
     filters = {refusal.filter for refusal in verdict.refused}
     if not filters:
         return NoValidBackend(f"no pool exists that could take {size}: create a Backend")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinderblock.core.units import GIB, format_bytes, parse_quantity
+from cinderblock.core.units import GIB, format_bytes, parse_quantity, readable_bytes
 
 SUFFIXES = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei", "k", "M", "G", "T", "P", "E"]
 
@@ -80,3 +80,18 @@ def test_rounding_is_up_and_by_less_than_a_byte(thousandths: int, suffix: str) -
 )
 def test_the_shortest_exact_form_is_taken(size_bytes: int, text: str) -> None:
     assert format_bytes(size_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [
+        (0, "0"),
+        (1000, "1000"),
+        (10 * GIB, "10Gi"),
+        (900 << 40, "900Ti"),
+        (5284241680 << 10, "4.92Ti"),
+        (1 << 40 | 1, "1.00Ti"),
+    ],
+)
+def test_sizes_for_people_are_short_and_never_too_large(size_bytes: int, text: str) -> None:
+    assert readable_bytes(size_bytes) == text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cinderblock.core.units import format_bytes
+from cinderblock.core.units import readable_bytes
 from cinderblock.operator.scheduler.model import PlacementRequest, PoolView
 
 
@@ -18,12 +18,12 @@ class CapacityFilter:
             return "has reported no size"
         if found.below_floor:
             return (
-                f"only {format_bytes(capacity.free_bytes)} of {format_bytes(capacity.total_bytes)} are really"
+                f"only {readable_bytes(capacity.free_bytes)} of {readable_bytes(capacity.total_bytes)} are really"
                 f" free, less than the floor of {capacity.physical_floor_percent} %"
             )
         if request.size_bytes > found.grantable_bytes:
             return (
-                f"{format_bytes(request.size_bytes)} asked, {format_bytes(found.grantable_bytes)} of"
-                f" {format_bytes(found.limit_bytes)} left"
+                f"{readable_bytes(request.size_bytes)} asked, {readable_bytes(found.grantable_bytes)} of"
+                f" {readable_bytes(found.limit_bytes)} left"
             )
         return None
