@@ -11,7 +11,8 @@ from tools import build
 from tools.cluster.control_plane import ControlPlane, temporary_control_plane
 from tools.paths import REPOSITORY
 
-_NEEDED_BINARIES = {"apiserver": ("etcd", "kubernetes"), "cluster": ("etcd", "kubernetes", "containerd")}
+_ALL = ("etcd", "kubernetes", "containerd", "csi", "helm")
+_NEEDED_BINARIES = {"apiserver": ("etcd", "kubernetes", "csi"), "cluster": _ALL}
 
 
 @dataclass(frozen=True)
