@@ -166,7 +166,7 @@ def csi_node(
             namespace=namespace,
             endpoint=endpoint,
             pools_root=pools_root,
-            metrics_port=metrics_port or None,
+            metrics_port=metrics_port,
             kubelet_endpoint=kubelet_endpoint,
             registration_dir=registration_dir or (kubelet_path and kubelet_path / "plugins_registry"),
             links_root=links_root,

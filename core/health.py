@@ -66,15 +66,3 @@ async def endpoint(
         yield port
     finally:
         await runner.cleanup()
-
-
-@contextlib.asynccontextmanager
-async def serving_health(
-    port: int, registry: CollectorRegistry, *, healthy: Check, ready: Check, address: str = ""
-) -> AsyncIterator[int]:
-    """`endpoint` for a process with one check of each kind."""
-    health = Health()
-    health.alive("alive", healthy)
-    health.ready("ready", ready)
-    async with endpoint(health, registry, port=port, address=address) as bound:
-        yield bound

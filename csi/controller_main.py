@@ -22,6 +22,8 @@ from cinderblock.csi.services.controller import ControllerService
 from cinderblock.csi.services.identity import IdentityService
 
 _DRAIN_SECONDS = 5.0
+_BEHIND_SECONDS = 180.0  # a watch that lives is heard once a minute
+_STALE_SECONDS = 1200.0  # by then nothing but a fresh start may help
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,17 @@ async def run_controller(settings: ControllerSettings) -> None:
     async with (
         connect(settings.kubeconfig) as kube,
         controller(kube, path, settings.namespace, registry, SystemClock()) as gateway,
+        endpoint(health_of(gateway), registry, port=settings.metrics_port),
     ):
-        health = Health()
-        health.ready("caches", lambda: None if gateway.caches.synced else "not filled yet")
-        async with endpoint(health, registry, port=settings.metrics_port):
-            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+
+def health_of(gateway: ControllerGateway) -> Health:
+    """Not ready while the caches are empty or behind; to be restarted when they stay behind for long."""
+    caches, health = gateway.caches, Health()
+    health.alive("caches", lambda: caches.fault(_STALE_SECONDS))
+    health.ready("caches", lambda: caches.fault(_BEHIND_SECONDS) if caches.synced else "not filled yet")
+    return health
 
 
 @contextlib.asynccontextmanager
@@ -54,10 +62,10 @@ async def controller(
     kube: Kube, path: Path, namespace: str, registry: CollectorRegistry, clock: Clock
 ) -> AsyncIterator[ControllerGateway]:
     """The controller on that socket; ends cleanly: no new calls, running ones answered, effects finished."""
-    gateway = ControllerGateway(kube, namespace)
+    gateway = ControllerGateway(kube, namespace, clock)
     services = csi_pb2.DESCRIPTOR.services_by_name
     async with asyncio.TaskGroup() as group:
-        feeding = group.create_task(gateway.caches.run(clock))
+        feeding = group.create_task(gateway.caches.run())
         try:
             async with serving(
                 path,

@@ -28,7 +28,21 @@ _log = logging.getLogger(__name__)
 _LONGEST = 60.0  # for callers without a deadline
 _MARGIN_SHARE = 0.2
 _MARGIN_MAX = 1.0
-_QUIET = frozenset({"Probe", "GetPluginInfo", "GetPluginCapabilities", "ControllerGetCapabilities"})
+# Asked all the time without anything happening.
+_QUIET = frozenset(
+    {
+        "Probe",
+        "GetPluginInfo",
+        "GetPluginCapabilities",
+        "ControllerGetCapabilities",
+        "ListVolumes",
+        "GetCapacity",
+        "NodeGetCapabilities",
+        "NodeGetInfo",
+        "NodeGetVolumeStats",
+        "GetInfo",
+    }
+)
 
 
 @dataclass(frozen=True)

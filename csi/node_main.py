@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from cinderblock.core.api.attachment import Attachment
 from cinderblock.core.clock import Clock, SystemClock
-from cinderblock.core.health import serving_health
+from cinderblock.core.health import Health, endpoint
 from cinderblock.core.kube.adapter import connect
 from cinderblock.core.kube.events import EventRecorder
 from cinderblock.core.kube.informer import Informer
@@ -45,6 +46,8 @@ from cinderblock.csi.work import KeyedWork
 _FACTS_SECONDS = 600.0
 _FACTS_RETRY = 5.0
 _DRAIN_SECONDS = 20.0
+_THREADS = 64
+_BEHIND_SECONDS = 180.0  # a watch that lives is heard once a minute
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ class NodeSettings:
     namespace: str  # the release namespace, where Attachments made by CSI live
     endpoint: str  # unix:///.../csi.sock
     pools_root: Path
-    metrics_port: int | None = None
+    metrics_port: int = 0  # 0 = no endpoint
     kubelet_endpoint: Path | None = None  # the socket as the kubelet sees it, where that differs
     registration_dir: Path | None = None  # the kubelet's plugins_registry; None = somebody else registers
     state_dir: Path | None = None  # records of calls; default: `state` in the folder of the socket
@@ -72,6 +75,7 @@ class NodePlugin:
     clock: Clock
     boot_id: str
     store: Store[Attachment]
+    informer: Informer[Attachment]
     connectors: tuple[Connector, ...]
     agent: NodeAgent
     service: NodeService
@@ -110,22 +114,31 @@ class NodePlugin:
             agent=agent,
             work=work,
         )
-        return cls(kube, settings, clock, boot_id, store, connectors, agent, service, work)
+        informer = Informer(kube, store, field_selector=f"spec.node={settings.node}", clock=clock)
+        return cls(kube, settings, clock, boot_id, store, informer, connectors, agent, service, work)
 
     @property
     def ready(self) -> bool:
         return self.store.synced.is_set()
 
+    @property
+    def health(self) -> Health:
+        """Only readiness tells of the API server: without it the kubelet must still be able to unmount here,
+        and a fresh process could not register."""
+        health = Health()
+        health.ready(
+            "attachments", lambda: self.informer.fault(_BEHIND_SECONDS) if self.ready else "not listed yet"
+        )
+        return health
+
     @contextlib.asynccontextmanager
     async def running(self, edge: Edge) -> AsyncIterator[None]:
         """Agent and CSI server run as long as the context lives; mounts stay as they are afterwards."""
-        informer = Informer(
-            self.kube, self.store, field_selector=f"spec.node={self.settings.node}", clock=self.clock
-        )
         services = csi_pb2.DESCRIPTOR.services_by_name
         async with asyncio.TaskGroup() as group:
             background = [
-                group.create_task(work) for work in (informer.run(), self.agent.run(), self._report_facts())
+                group.create_task(work)
+                for work in (self.informer.run(), self.agent.run(), self._report_facts())
             ]
             try:
                 async with serving(
@@ -161,6 +174,8 @@ async def run_node(settings: NodeSettings) -> None:
 
     Errors: InvalidRequest (settings), PreconditionFailed (the socket is taken), RegistrationFailed.
     """
+    # Each thread that hangs on a sick disk is lost for all volumes; the default would be lost with six of them.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "disk"))
     registry = CollectorRegistry()
     edge = Edge(RpcMetrics(registry))
     boot_id = await asyncio.to_thread(read_boot_id)
@@ -168,20 +183,14 @@ async def run_node(settings: NodeSettings) -> None:
         kube = await stack.enter_async_context(connect(settings.kubeconfig))
         plugin = NodePlugin.build(kube, settings, runner=SystemRunner(), clock=SystemClock(), boot_id=boot_id)
         await stack.enter_async_context(plugin.running(edge))
-        if settings.metrics_port is not None:
-            await stack.enter_async_context(
-                serving_health(
-                    settings.metrics_port,
-                    registry,
-                    healthy=lambda: None,  # that it answers shows that the event loop turns
-                    ready=lambda: None if plugin.ready else "the attachments are not listed yet",
-                )
-            )
+        await stack.enter_async_context(endpoint(plugin.health, registry, port=settings.metrics_port))
         # A device of an earlier boot must be void before the kubelet may ask for staging.
         await plugin.store.synced.wait()
         if settings.registration_dir is None:
             await asyncio.Event().wait()
             return
-        endpoint = settings.kubelet_endpoint or socket_path(settings.endpoint)
-        registered = await stack.enter_async_context(registration(settings.registration_dir, endpoint, edge))
+        csi_socket = settings.kubelet_endpoint or socket_path(settings.endpoint)
+        registered = await stack.enter_async_context(
+            registration(settings.registration_dir, csi_socket, edge)
+        )
         await registered.until_refused()

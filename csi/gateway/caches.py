@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import Any
 
 from cinderblock.core.api.attachment import Attachment
 from cinderblock.core.api.backend import Pool, VolumeType
@@ -32,37 +33,36 @@ def _by_segment(node: StorageNode) -> Iterable[str]:
 class Caches:
     """Volumes of all namespaces (a handle may live anywhere), Attachments of all, and the cluster's facts."""
 
-    def __init__(self, kube: Kube) -> None:
-        self._kube = kube
+    def __init__(self, kube: Kube, clock: Clock) -> None:
         self.volumes = Cache(kube, Store(Volume, {"handle": _by_handle}))
         self.attachments = Cache(kube, Store(Attachment, {"volume": _by_volume}))
         self.nodes = Cache(kube, Store(StorageNode, {"segment": _by_segment}))
         self.pools = Cache(kube, Store(Pool))
         self.types = Cache(kube, Store(VolumeType))
 
+        self._informers: tuple[Informer[Any], ...] = (
+            Informer(kube, self.volumes.store, clock=clock),
+            Informer(kube, self.attachments.store, clock=clock),
+            Informer(kube, self.nodes.store, clock=clock),
+            Informer(kube, self.pools.store, clock=clock),
+            Informer(kube, self.types.store, clock=clock),
+        )
+
     @property
     def synced(self) -> bool:
-        return all(
-            store.synced.is_set()
-            for store in (
-                self.volumes.store,
-                self.attachments.store,
-                self.nodes.store,
-                self.pools.store,
-                self.types.store,
-            )
-        )
+        return all(informer.store.synced.is_set() for informer in self._informers)
+
+    def fault(self, limit: float) -> str | None:
+        """What is wrong when a cache has not been fed for `limit` seconds; None = well."""
+        return next((said for informer in self._informers if (said := informer.fault(limit))), None)
 
     def node_of_segment(self, segment: str) -> str | None:
         """The node whose topology segment has this value."""
         found = self.nodes.store.by("segment", segment)
         return found[0].name if found else None
 
-    async def run(self, clock: Clock) -> None:
+    async def run(self) -> None:
         """Feed the caches for ever."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(Informer(self._kube, self.volumes.store, clock=clock).run())
-            group.create_task(Informer(self._kube, self.attachments.store, clock=clock).run())
-            group.create_task(Informer(self._kube, self.nodes.store, clock=clock).run())
-            group.create_task(Informer(self._kube, self.pools.store, clock=clock).run())
-            group.create_task(Informer(self._kube, self.types.store, clock=clock).run())
+            for informer in self._informers:
+                group.create_task(informer.run())

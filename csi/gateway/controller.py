@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cinderblock.core.clock import Clock
 from cinderblock.core.kube.port import Kube
 from cinderblock.csi.gateway.attachments import AttachmentGateway
 from cinderblock.csi.gateway.caches import Caches
@@ -15,8 +16,8 @@ from cinderblock.csi.work import KeyedWork
 class ControllerGateway:
     """`namespace` is the release namespace, where all that CSI makes lives."""
 
-    def __init__(self, kube: Kube, namespace: str) -> None:
-        self.caches = Caches(kube)
+    def __init__(self, kube: Kube, namespace: str, clock: Clock) -> None:
+        self.caches = Caches(kube, clock)
         self.work = KeyedWork("csi-controller")
         self.volumes = VolumeGateway(kube, self.caches, self.work)
         self.creating = CreateGateway(kube, self.caches, self.work, namespace)

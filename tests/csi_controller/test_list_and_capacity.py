@@ -1,5 +1,6 @@
 """ListVolumes, GetCapacity, capabilities, Identity."""
 
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from google.protobuf.wrappers_pb2 import BoolValue
 
 from cinderblock.core.api.backend import Provisioning, VolumeType, VolumeTypeSpec
 from cinderblock.core.api.meta import ObjectMeta
+from cinderblock.core.clock import SystemClock
 from cinderblock.core.names import TOPOLOGY_NODE
 from cinderblock.core.units import GIB
+from cinderblock.csi.controller_main import health_of
 from cinderblock.csi.pb import csi_pb2, csi_pb2_grpc
 
 
@@ -193,3 +196,27 @@ async def test_nothing_is_served_before_the_caches_are_filled(tmp_path: Path) ->
         stub = csi_pb2_grpc.ControllerStub(channel)
         assert (await refused(stub.CreateVolume(create_request())))[0] is Code.UNAVAILABLE
         assert (await refused(stub.ListVolumes(csi_pb2.ListVolumesRequest())))[0] is Code.UNAVAILABLE
+
+
+async def test_what_is_polled_is_not_in_the_log_unless_it_fails(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "cinderblock.csi")
+    await rig.stub.ListVolumes(csi_pb2.ListVolumesRequest())
+    await rig.stub.GetCapacity(csi_pb2.GetCapacityRequest())
+    await rig.identity.Probe(csi_pb2.ProbeRequest())
+    assert caplog.text == ""
+    await refused(rig.stub.ListVolumes(csi_pb2.ListVolumesRequest(starting_token="bad")))
+    assert "ListVolumes ABORTED" in caplog.text
+
+
+async def test_health_shows_caches_that_are_behind(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rig.gateway is not None
+    health = health_of(rig.gateway)
+    assert health.faults(ready=True) == []
+    clock, now = SystemClock(), SystemClock.monotonic
+    monkeypatch.setattr(SystemClock, "monotonic", lambda _: now(clock) + 300.0)  # no watch was heard since
+    assert "no watch of volumes" in health.faults(ready=True)[0]
+    assert health.faults(ready=False) == [], "an outage of some minutes is not made better by a restart"
+    monkeypatch.setattr(SystemClock, "monotonic", lambda _: now(clock) + 3600.0)
+    assert "no watch of volumes" in health.faults(ready=False)[0]

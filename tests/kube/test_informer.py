@@ -25,15 +25,22 @@ class FlakyKube(FakeKube):
         super().__init__()
         self.fail = []
         self.lists = 0
+        self.watches = 0
+        self.down = False
         self.broken = asyncio.Event()
 
     async def list(self, kind, **options):
         self.lists += 1
+        if self.down:
+            raise KubeUnavailable("down")
         if self.fail:
             raise self.fail.pop(0)
         return await super().list(kind, **options)
 
     async def watch(self, kind, **options):
+        self.watches += 1
+        if self.down:
+            raise KubeUnavailable("down")
         if self.fail:
             raise self.fail.pop(0)
         stream = super().watch(kind, **options)
@@ -61,11 +68,17 @@ class FlakyKube(FakeKube):
 
 @contextlib.asynccontextmanager
 async def informing(kube, **selectors):
-    clock, store = FakeClock(), Store(Volume)
-    informer = Informer(kube, store, clock=clock, **selectors)
+    async with running_informer(kube, **selectors) as (informer, clock):
+        yield informer.store, clock
+
+
+@contextlib.asynccontextmanager
+async def running_informer(kube, **selectors):
+    clock = FakeClock()
+    informer = Informer(kube, Store(Volume), clock=clock, **selectors)
     task = asyncio.create_task(informer.run())
     try:
-        yield store, clock
+        yield informer, clock
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -151,3 +164,61 @@ async def test_only_what_the_selector_matches_is_kept():
     async with informing(kube, field_selector="status.allocation.host=h1") as (store, _):
         await store.synced.wait()
         assert [v.name for v in store.all()] == ["mine"]
+
+
+async def test_an_outage_is_waited_out_without_a_storm_and_then_seen_through():
+    kube = FlakyKube()
+    async with informing(kube) as (store, clock):
+        await store.synced.wait()
+        await settle()
+        kube.down, before = True, kube.watches
+        kube.broken.set()
+        await clock.advance(120)
+        assert kube.watches - before < 20
+        kube.down = False
+        kube.broken.clear()
+        await kube.create(volume("meanwhile"))
+        await clock.advance(31)
+        assert store.get("ns", "meanwhile") is not None
+
+
+async def test_it_says_when_it_has_not_heard_for_too_long():
+    kube = FlakyKube()
+    kube.down = True
+    async with running_informer(kube) as (informer, clock):
+        await clock.advance(100)
+        assert "volumes" in (informer.fault(90) or "")
+        kube.down = False
+        await clock.advance(60)
+        assert informer.fault(90) is None
+        kube.down = True
+        kube.broken.set()
+        await clock.advance(80)
+        assert informer.fault(90) is None
+        await clock.advance(20)
+        assert "volumes" in (informer.fault(90) or "")
+        kube.down = False
+        kube.broken.clear()
+        await clock.advance(60)
+        await kube.create(volume("sign-of-life"))
+        await settle()
+        assert informer.fault(90) is None
+
+
+async def test_a_watch_that_lives_does_not_hide_that_no_listing_succeeds():
+    kube = FlakyKube()
+    async with running_informer(kube) as (informer, clock):
+        await clock.advance(1)
+        list_, kube.list = kube.list, None
+
+        async def fails(kind, **options):
+            raise KubeUnavailable("too large")
+
+        kube.list = fails
+        for _ in range(30):
+            await kube.create(volume(f"v{clock.monotonic():.0f}"))
+            await clock.advance(60)
+        assert "volumes" in (informer.fault(900) or "")
+        kube.list = list_
+        await clock.advance(600)
+        assert informer.fault(900) is None
