@@ -18,6 +18,8 @@ from typing import Protocol
 
 from cinderblock.core.errors import BackendFault, OperationTimeout
 
+# Between our fork and its PDEATHSIG a child can lose us unnoticed: it looks who its parent is before it begins.
+_ONLY_CHILD_OF = 'test "$PPID" = "$0" && exec "$@"; exit 125'
 _REAP_SECONDS = 2.0  # a program in an uninterruptible wait is not waited for: every call has a deadline
 
 
@@ -105,7 +107,8 @@ async def _start(argv: Sequence[str], with_stdin: bool) -> asyncio.subprocess.Pr
         # setpriv sets PDEATHSIG in the child. A preexec_fn would do it without a program more, but it forces a
         # real fork, and code that runs there, ours or gRPC's fork handlers, crashes beside gRPC's threads.
         return await asyncio.create_subprocess_exec(
-            *("setpriv", "--pdeathsig", "KILL", "--", program, *argv[1:]),
+            *("setpriv", "--pdeathsig", "KILL", "--"),
+            *("/bin/sh", "-c", _ONLY_CHILD_OF, str(os.getpid()), program, *argv[1:]),
             stdin=asyncio.subprocess.PIPE if with_stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import time
@@ -144,6 +145,27 @@ async def test_a_killed_process_takes_its_programs_along(tmp_path: Path) -> None
     parent.send_signal(signal.SIGKILL)
     await parent.wait()
     await until(lambda: not alive(child))
+
+
+async def test_a_process_that_dies_before_its_program_is_bound_to_it_starts_nothing(tmp_path: Path) -> None:
+    """The instant between the fork and PDEATHSIG: a setpriv that kills its parent first stands for it."""
+    setpriv = shutil.which("setpriv")
+    stand_in = tmp_path / "bin" / "setpriv"
+    stand_in.parent.mkdir()
+    stand_in.write_text(
+        f"#!/bin/sh\necho $$ > {tmp_path}/pid\nkill -9 $PPID\n"
+        f'while test -d /proc/$PPID; do sleep 0.01; done\nexec {setpriv} "$@"\n'
+    )
+    stand_in.chmod(0o755)
+    program = (
+        "import asyncio; from cinderblock.core.process import SystemRunner\n"
+        f"asyncio.run(SystemRunner().run(['touch', '{tmp_path}/ran']))"
+    )
+    environment = os.environ | {"PATH": f"{stand_in.parent}:{os.environ['PATH']}"}
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=ROOT, env=environment)
+    assert await parent.wait() == -signal.SIGKILL
+    await until(lambda: not alive(int((tmp_path / "pid").read_text())))
+    assert not (tmp_path / "ran").exists()
 
 
 async def test_many_at_once(runner: SystemRunner) -> None:
