@@ -163,6 +163,10 @@ class Allocation(Model):
     pool: str = Field(description="Name of the Pool object.")
     host: str = Field(description="The volume host that owns the Pool.")
     size_bytes: int = Field(gt=0)
+    volume_type: str | None = Field(
+        default=None,
+        description="Name of the VolumeType that it was granted under, also where it was the default.",
+    )
     type_revision: int = Field(default=0, ge=0, description="metadata.generation of the VolumeType.")
     thick: bool = Field(default=False, description="All bytes are taken at once: the type's provisioning.")
     grant: int = Field(gt=0)
@@ -229,6 +233,10 @@ class FilesystemState(StrEnum):
 class Filesystem(Model):
     type: str = ""
     state: FilesystemState
+    permitted: bool = Field(
+        default=False,
+        description="With Formatting: a node was permitted to make it, so what is found there may be half-made.",
+    )
 
 
 class OperationKind(StrEnum):
@@ -290,7 +298,7 @@ class Volume(CustomResource):
     PRINTER_COLUMNS: ClassVar[tuple[PrinterColumn, ...]] = (
         PrinterColumn("Phase", "string", ".status.phase"),
         PrinterColumn("Size", "string", ".spec.size"),
-        PrinterColumn("Type", "string", ".spec.volumeType"),
+        PrinterColumn("Type", "string", ".status.allocation.volumeType"),
         PrinterColumn("Pool", "string", ".status.allocation.pool"),
         PrinterColumn("Node", "string", ".status.attachments[*].node"),
         PrinterColumn("Age", "date", ".metadata.creationTimestamp"),

@@ -16,6 +16,7 @@ from cinderblock.operator.engine.queue import Key
 from cinderblock.operator.engine.writer import StatusWriter
 
 _NAMED = 3
+_VOLUMES_EXIST = "VolumesExist"
 _IN_USE_RECHECK_SECONDS = 30.0
 
 
@@ -87,21 +88,21 @@ class BackendReconciler:
                 await self._writer.update(backend, backend.without_finalizer(FINALIZER_PROTECT))
                 return None
         names = sorted(f"{v.namespace}/{v.name}" for v in volumes)
-        message = (
-            f"{len(names)} volumes are in it ({', '.join(names[:_NAMED])}{', ...' if names[_NAMED:] else ''})"
-        )
+        count = "1 volume is" if len(names) == 1 else f"{len(names)} volumes are"
+        listed = f"{', '.join(names[:_NAMED])}{', ...' if names[_NAMED:] else ''}"
+        message = f"{count} in it ({listed}): delete them, and the Backend goes"
         conditions = set_condition(
             backend.status.conditions,
             BACKEND_IN_USE,
             True,
-            reason="VolumesExist",
-            message=f"{message}: it goes when they are deleted",
+            reason=_VOLUMES_EXIST,
+            message=message,
             generation=backend.metadata.generation,
             now=self._tools.clock.now(),
         )
         written = await self._report(backend, conditions)
         if written is not backend:
-            await self._tools.recorder.warn(backend, "BackendInUse", message)
+            await self._tools.recorder.warn(backend, _VOLUMES_EXIST, message)
         return _IN_USE_RECHECK_SECONDS
 
 

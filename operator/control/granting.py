@@ -46,6 +46,7 @@ class Granting:
             volume,
             verdict,
             request=decision.request,
+            volume_type=decision.volume_type,
             type_revision=decision.type_revision,
             attempts=decision.attempts,
             epoch=self._epoch,

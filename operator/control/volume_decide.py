@@ -28,7 +28,9 @@ TYPE_NOT_FOUND = "VolumeTypeNotFound"
 @dataclass(frozen=True)
 class Observed:
     volume: Volume
-    type: VolumeType | None = None  # the named one, or the oldest default
+    type: VolumeType | None = (
+        None  # of the grant where one stands and was used, else the named or default one
+    )
     host_alive: bool = True
     host_gone: bool = False  # its Node is 404 on a fresh read
     source_missing: str | None = None  # what is named as source and does not exist
@@ -55,6 +57,7 @@ class Place:
     """Find a pool. `attempts` are those of this cycle, the newest last."""
 
     request: PlacementRequest
+    volume_type: str
     type_revision: int
     attempts: tuple[Attempt, ...] = ()
 
@@ -130,7 +133,7 @@ def _unplaced(seen: Observed) -> Decision:
     if error is not None:
         return Deny(error)
     assert seen.type is not None
-    return Place(_request(seen.volume, seen.type), seen.type.metadata.generation)
+    return Place(_request(seen.volume, seen.type), seen.type.name, seen.type.metadata.generation)
 
 
 def _in_work(seen: Observed, now: datetime) -> Decision:
@@ -155,7 +158,7 @@ def _in_work(seen: Observed, now: datetime) -> Decision:
         return GiveUp(attempts)
     assert seen.type is not None
     tried = frozenset(a.pool for a in attempts)
-    return Place(_request(volume, seen.type, tried), seen.type.metadata.generation, attempts)
+    return Place(_request(volume, seen.type, tried), seen.type.name, seen.type.metadata.generation, attempts)
 
 
 def _size(seen: Observed) -> Decision:
@@ -179,8 +182,8 @@ def _size(seen: Observed) -> Decision:
         # only what the user asks for is judged; what exists already is only recorded
         if error is not None and wanted == volume.spec.size_bytes:
             return DenyResize(error)
-    thick = seen.type is not None and seen.type.spec.provisioning is Provisioning.THICK
-    return Resize(wanted, PlacementRequest(size_bytes=wanted, thick=thick))
+    # as it was made, whatever its type says by now
+    return Resize(wanted, PlacementRequest(size_bytes=wanted, thick=allocation.thick))
 
 
 def invalid(seen: Observed) -> StorageError | None:

@@ -105,7 +105,11 @@ class VolumeReconciler:
         )
 
     def _type_of(self, volume: Volume) -> VolumeType | None:
-        types = self._tools.stores.volume_types
+        """Of a Volume that exists the type that it was granted under: another default one is not its own."""
+        types, allocation = self._tools.stores.volume_types, volume.status.allocation
+        made = allocation is not None and is_true(volume.status.conditions, PROVISIONED)
+        if allocation is not None and made and allocation.volume_type is not None:
+            return types.get(None, allocation.volume_type)
         if volume.spec.volume_type is not None:
             return types.get(None, volume.spec.volume_type)
         return default_type(types.all())

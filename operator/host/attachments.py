@@ -108,7 +108,8 @@ class Attachments:
         verdict = judge_detach(attachment, entry)
         if isinstance(verdict, FenceEntry):
             try:
-                volume = await self._fence(volume, entry)
+                let_go = attachment.status.released >= entry.generation
+                volume = await self._fence(volume, entry, let_go=let_go)
             except StorageError as error:
                 after = attachment.with_(status=say.failed(attachment, error))
                 await self._attachments.status(attachment, after)
@@ -125,9 +126,18 @@ class Attachments:
             await self._attachments.status(attachment, after)
         return volume
 
-    async def _fence(self, volume: Volume, entry: VolumeAttachmentEntry) -> Volume:
-        """Cut the node off at the target, then record it: a repeated fence of one generation does nothing new."""
+    async def _fence(self, volume: Volume, entry: VolumeAttachmentEntry, *, let_go: bool = False) -> Volume:
+        """Cut the node off at the target, then record it: a repeated fence of one generation does nothing new.
+
+        `let_go`: the node itself has let go of this generation, which leaves nothing to cut off.
+        """
         await self._tools.same_volume(volume)
+        if not let_go:
+            await self._cut_off(volume, entry)
+        status = volume_status.entry_fenced(volume.status, entry.attachment_uid)
+        return await self._volumes.status(volume, volume.with_(status=status))
+
+    async def _cut_off(self, volume: Volume, entry: VolumeAttachmentEntry) -> None:
         ref = ref_of(volume)
         async with self._tools.drivers.use(backend_of(volume)) as opened:
             fencer = opened.fencer
@@ -138,8 +148,6 @@ class Attachments:
                     reason="CannotFence",
                 )
             await ask(f"fence of {ref.object_name}", fencer.fence(ref, entry.node, entry.generation))
-        status = volume_status.entry_fenced(volume.status, entry.attachment_uid)
-        return await self._volumes.status(volume, volume.with_(status=status))
 
     async def _let_go(self, volume: Volume, attachment: Attachment) -> None:
         """Take our finalizer off an Attachment that no entry names, by fresh reads of both."""

@@ -107,11 +107,13 @@ def judge_admission(
         if error is not None:
             return Refuse(error)
     filesystem = volume.status.filesystem
-    error = _use_objects(volume, use)
+    error = _use_objects(volume, use, read_only)
     if error is not None:
         return Refuse(error)
     if use is Use.BLOCK and (filesystem is None or filesystem.state is FilesystemState.FORMATTING):
         filesystem = Filesystem(type="", state=FilesystemState.RAW)
+    if use is Use.BARE and not read_only and filesystem is not None:
+        filesystem = filesystem.with_(permitted=False)  # what is found after this may be the user's own
     entry = VolumeAttachmentEntry(
         attachment_uid=attachment.uid,
         attachment=f"{attachment.namespace or ''}/{attachment.name}",
@@ -159,16 +161,17 @@ def _sharing_objects(volume: Volume, other: VolumeAttachmentEntry, read_only: bo
     return AttachedElsewhere(f"{held}: its access modes allow one node at a time")
 
 
-def _use_objects(volume: Volume, use: Use) -> StorageError | None:
+def _use_objects(volume: Volume, use: Use, read_only: bool) -> StorageError | None:
     filesystem = volume.status.filesystem
-    if filesystem is None or use is Use.BARE:
-        return None
-    if use is Use.MOUNT and filesystem.state is FilesystemState.RAW:
+    state = filesystem.state if filesystem is not None else FilesystemState.FORMATTING
+    if use is Use.MOUNT and state is FilesystemState.RAW:
         return InvalidRequest("it was first used as a block device and is never formatted: use Block or Bare")
-    if use is Use.BLOCK and filesystem.state is FilesystemState.FORMATTED:
+    if use is Use.BLOCK and filesystem is not None and state is FilesystemState.FORMATTED:
         return InvalidRequest(f"it holds a filesystem ({filesystem.type}): use Mount or Bare")
-    if use is Use.BLOCK and any(e.use is Use.MOUNT for e in volume.status.attachments):
-        return InvalidRequest("another node is about to make a filesystem on it: use Mount or Bare")
+    writes = use is Use.BLOCK or (use is Use.BARE and not read_only)
+    mounts = any(e.use is Use.MOUNT and not e.fenced for e in volume.status.attachments)
+    if writes and mounts and state is FilesystemState.FORMATTING:
+        return InvalidRequest("another node is about to make a filesystem on it: use Mount")
     return None
 
 
@@ -212,9 +215,15 @@ def judge_detach(attachment: Attachment, entry: VolumeAttachmentEntry) -> KeepEn
         return DropEntry(entry) if attachment.deleting else KeepEntry()
     if attachment.deleting and (status.connection is None or status.released >= entry.generation):
         return DropEntry(entry)
-    if status.fence is not None and status.fence.generation >= entry.generation:
+    if ordered_off(attachment, entry):
         return FenceEntry(entry)
     return KeepEntry()
+
+
+def ordered_off(attachment: Attachment, entry: VolumeAttachmentEntry) -> bool:
+    """Whether the leader wants this node cut off: from then on it is given nothing more."""
+    fence = attachment.status.fence
+    return fence is not None and fence.generation >= entry.generation
 
 
 @dataclass(frozen=True)

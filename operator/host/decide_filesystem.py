@@ -2,6 +2,11 @@
 
 Data is never formatted over: a permit needs a device that the node found blank, recorded beforehand as Formatting,
 and it binds to one generation of one Attachment. What a device already holds is recorded or refused.
+
+The Volume remembers that a permit was given. A mkfs that was cut off may leave what looks like a whole filesystem,
+so from then on only the report of a finished one counts, and whoever mounts next makes it anew. Nothing was ever
+mounted before that report, hence nobody's data is on it; an admission that lets somebody else write
+(decide_attachment.py) takes the memory back.
 """
 
 from __future__ import annotations
@@ -40,10 +45,13 @@ class Object:
 Answer = Nothing | Record | Permit | Object
 
 
-def may_be_formatting(entry: VolumeAttachmentEntry, attachment: Attachment | None) -> bool:
-    """Whether the node of this entry may be making a filesystem; `attachment` None: it is gone, who knows."""
-    if entry.use is not Use.MOUNT or entry.fenced:
+def may_be_writing(entry: VolumeAttachmentEntry, attachment: Attachment | None) -> bool:
+    """Whether the node of this entry may be writing to a device without a filesystem, by making one or as a bare
+    device; `attachment` None: it is gone, who knows."""
+    if entry.fenced:
         return False
+    if entry.use is not Use.MOUNT:
+        return not entry.read_only
     if attachment is None:
         return True
     permit = attachment.status.format_permit
@@ -53,7 +61,7 @@ def may_be_formatting(entry: VolumeAttachmentEntry, attachment: Attachment | Non
 def judge_filesystem(
     volume: Volume, attachment: Attachment, entry: VolumeAttachmentEntry, *, rival: bool = False
 ) -> Answer:
-    """`rival`: another node may be formatting, so what this one found is no truth to act on."""
+    """`rival`: another node may be writing, so what this one found is no truth to act on."""
     status, filesystem = attachment.status, volume.status.filesystem
     if entry.use is not Use.MOUNT or entry.fenced or attachment.deleting:
         return Nothing()
@@ -71,9 +79,10 @@ def judge_filesystem(
     probe = status.probe
     if probe is None or probe.generation != entry.generation or permitted or rival:
         return Nothing()
-    if probe.found == probe.wanted_type:
+    half_made = filesystem is not None and filesystem.permitted
+    if not half_made and probe.found == probe.wanted_type:
         return Record(Filesystem(type=probe.found, state=FilesystemState.FORMATTED))
-    if probe.found != ProbeFound.BLANK:
+    if not half_made and probe.found != ProbeFound.BLANK:
         return Object(
             InvalidRequest(
                 f"the device holds {_named(probe.found)}, {probe.wanted_type} is wanted: it is not formatted over"
@@ -83,12 +92,13 @@ def judge_filesystem(
         return Object(
             InvalidRequest("the device is blank and attached read-only: attach it read-write first")
         )
-    if filesystem is None:
-        return Record(Filesystem(type=probe.wanted_type, state=FilesystemState.FORMATTING))
-    if filesystem.type != probe.wanted_type:
+    if filesystem is not None and filesystem.type != probe.wanted_type:
         return Object(
             InvalidRequest(f"{filesystem.type} is planned for this volume, not {probe.wanted_type}")
         )
+    if not half_made:
+        planned = Filesystem(type=probe.wanted_type, state=FilesystemState.FORMATTING, permitted=True)
+        return Record(planned)
     return Permit(FormatPermit(generation=entry.generation, type=probe.wanted_type))
 
 

@@ -30,6 +30,7 @@ from cinderblock.operator.host.decide_attachment import (
     judge_admission,
     judge_volume,
     may_name,
+    ordered_off,
 )
 from cinderblock.operator.host.decide_filesystem import (
     Nothing,
@@ -37,7 +38,7 @@ from cinderblock.operator.host.decide_filesystem import (
     Permit,
     Record,
     judge_filesystem,
-    may_be_formatting,
+    may_be_writing,
 )
 from cinderblock.operator.host.decide_volume import may_pass, ref_of
 from cinderblock.operator.host.drivers import OpenBackend, ask
@@ -82,7 +83,7 @@ class Exports:
                 self._tools.stores.attachments.get(attachment.namespace, attachment.name) or attachment
             )
             known[attachment.uid] = attachment
-        if entry.fenced:
+        if entry.fenced or ordered_off(attachment, entry):
             return volume
         try:
             attachment = await self._export(volume, attachment, entry)
@@ -227,12 +228,14 @@ class Exports:
             if entry is None:
                 return volume
             rival = any(
-                may_be_formatting(e, known.get(e.attachment_uid))
+                may_be_writing(e, known.get(e.attachment_uid))
                 for e in volume.status.attachments
                 if e.attachment_uid != attachment.uid
             )
             match judge_filesystem(volume, attachment, entry, rival=rival):
                 case Record() as record:
+                    if record.filesystem.permitted:  # decided on what this node found, and not taken back
+                        await self._tools.same_attachment(attachment)
                     after = volume.with_(status=volume.status.with_(filesystem=record.filesystem))
                     volume = await self._volumes.status(volume, after)
                 case Permit() as permit:

@@ -332,6 +332,25 @@ async def test_extra_specs_zone_and_topology_choose_the_pool():
         assert pool_of(await bench.volume("v")) == "near"
 
 
+async def test_another_default_type_is_not_the_type_of_what_exists():
+    """The grant names its type: neither another type's limits nor its provisioning reach an extend."""
+    async with Bench() as bench:
+        await bench.add_backend()
+        wide = await bench.add_type("wide")
+        await bench.add_pool("p1", over_subscription_ratio="20", total=100, free=5)
+        await bench.add_volume("v", "10Gi")
+        await bench.settle()
+        volume = await bench.make("v")
+        assert volume.status.allocation.volume_type == "wide"
+        await bench.kube.update(wide, wide.with_(spec=wide.spec.with_(is_default=False)))
+        await bench.add_type("narrow", max_size="10Gi", provisioning=Provisioning.THICK)
+        await bench.settle()
+        await bench.resize("v", "20Gi")
+        volume = await bench.volume("v")
+        assert volume.status.allocation.size_bytes == 20 * GIB
+        assert (volume.status.allocation.volume_type, volume.status.allocation.thick) == ("wide", False)
+
+
 async def test_extend_takes_room_and_lowering_gives_it_back():
     async with Bench() as bench:
         await bench.standard(total=30)

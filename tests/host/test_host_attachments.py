@@ -9,7 +9,6 @@ from cinderblock.core.api import Attachment, Volume
 from cinderblock.core.api.attachment import AttachmentSpec, Fence
 from cinderblock.core.api.builtin import Node
 from cinderblock.core.api.meta import ObjectMeta, find_condition
-from cinderblock.core.api.volume import FilesystemState, Use
 from cinderblock.core.units import GIB
 
 
@@ -113,10 +112,10 @@ async def test_refusals_name_their_reason_and_are_judged_again(world: World) -> 
         await world.until(lambda: world.is_("early", "Admitted", False))
         assert await _reason(world, "early") == "NotFound"  # no such Volume
         await world.volume()
-        await world.until(lambda: _refused_for(world, "early", "NotReady"))  # made, but granted nowhere
+        await world.until(lambda: world.refused_for("early", "NotReady"))  # made, but granted nowhere
         await world.grant()
         await world.until(world.ready)
-        await world.until(lambda: _refused_for(world, "early", "NotFound"))  # no such node
+        await world.until(lambda: world.refused_for("early", "NotFound"))  # no such node
         assert "node n1" in (await world.attachment("early")).status.last_error.message  # type: ignore[union-attr]
         await world.node("n1")
         await world.until(lambda: world.is_("early", "Exported"))
@@ -130,15 +129,11 @@ async def test_an_attachment_that_never_got_in_can_leave_before_the_volume_exist
         await world.volume()
         await world.grant()
         attachment = await world.attach("n1")
-        await world.until(lambda: _refused_for(world, "v-n1", "NotReady"))
+        await world.until(lambda: world.refused_for("v-n1", "NotReady"))
         attachment = await world.attachment("v-n1")
         await world.kube.update(attachment, attachment.with_finalizer("cinderblock.io/protect"))
         await world.detach("v-n1")
         await world.until(lambda: world.gone("v-n1", Attachment))
-
-
-async def _refused_for(world: World, name: str, reason: str) -> bool:
-    return await _reason(world, name) == reason
 
 
 async def test_a_second_attachment_of_the_same_node_is_refused(world: World) -> None:
@@ -149,7 +144,7 @@ async def test_a_second_attachment_of_the_same_node_is_refused(world: World) -> 
         await world.attach("n1", name="a")
         await world.until(lambda: world.is_("a", "Exported"))
         await world.attach("n1", name="b", read_only=True)
-        await world.until(lambda: _refused_for(world, "b", "IncompatibleExists"))
+        await world.until(lambda: world.refused_for("b", "IncompatibleExists"))
         assert await _entries(world) == ["n1"]
 
 
@@ -159,7 +154,7 @@ async def test_a_driver_that_cannot_reach_a_node_withdraws_without_turning_in_ci
         await world.until(world.pool_ready)
         await world.available()
         await world.attach("n1")
-        await world.until(lambda: _refused_for(world, "v-n1", "NotSupported"))
+        await world.until(lambda: world.refused_for("v-n1", "NotSupported"))
         await world.quiet(10)
         before = len(world.kube.writes)
         await world.quiet(120)
@@ -183,7 +178,7 @@ async def test_a_volume_in_use_is_not_deleted(world: World) -> None:
         await world.quiet(300)
         assert f"{volume.uid}-1" in world.objects
         await world.attach("n2", name="late")
-        await world.until(lambda: _refused_for(world, "late", "VolumeDeleting"))
+        await world.until(lambda: world.refused_for("late", "VolumeDeleting"))
         await world.detach("v-n1")
         await world.until(world.gone)
         assert await world.gone("v-n1", Attachment)
@@ -259,136 +254,6 @@ async def _condition(world: World, namespace: str, type_: str, status: bool) -> 
     return found is not None and (found.status == "True") is status
 
 
-# formatting ----------------------------------------------------------------------------------------------
-async def _mounted(actor: NodeActor) -> bool:
-    return "v" in actor.mounted
-
-
-@pytest.mark.parametrize("planned", ["ext4", None])
-async def test_a_blank_device_is_formatted_once(world: World, planned: str | None) -> None:
-    await _up(world)
-    disk: dict[str, str] = {}
-    for name in ("n1", "n2"):
-        actor = NodeActor(world, name, content=disk)
-        world.actors.append(actor.step)
-    async with world.host():
-        await world.until(world.pool_ready)
-        await world.available(fs_type=planned)
-        first = _first_actor(world)
-        await world.attach("n1", use=Use.MOUNT)
-        await world.until(lambda: _mounted(first))
-        volume = await world.get()
-        assert volume.status.filesystem is not None
-        assert (volume.status.filesystem.type, volume.status.filesystem.state) == ("ext4", "Formatted")
-        await world.detach("v-n1")
-        await world.until(lambda: world.gone("v-n1", Attachment))
-        await world.attach("n2", use=Use.MOUNT)
-        await world.until(lambda: _second_mounted(world))
-    assert first.formats == ["v"]
-
-
-def _first_actor(world: World) -> NodeActor:
-    return world.actors[0].__self__  # type: ignore[attr-defined,no-any-return]
-
-
-async def _second_mounted(world: World) -> bool:
-    actor: NodeActor = world.actors[1].__self__  # type: ignore[attr-defined]
-    return "v" in actor.mounted and not actor.formats
-
-
-async def test_the_volume_says_formatting_before_any_permit(world: World) -> None:
-    """At no moment does a permit stand while the Volume does not say Formatting."""
-    await _up(world)
-    actor = _actor(world, "n1")
-
-    async def check() -> None:
-        for attachment in (await world.kube.list(Attachment)).items:
-            if attachment.status.format_permit is not None:
-                filesystem = (await world.get()).status.filesystem
-                assert filesystem is not None
-                assert filesystem.state in (FilesystemState.FORMATTING, FilesystemState.FORMATTED)
-
-    world.actors.append(check)
-    async with world.host():
-        await world.until(world.pool_ready)
-        await world.available()
-        await world.attach("n1", use=Use.MOUNT)
-        await world.until(lambda: _mounted(actor), step=0.05)
-
-
-async def test_the_same_filesystem_found_is_recorded_and_mounted(world: World) -> None:
-    await _up(world)
-    actor = _actor(world, "n1", v="ext4")
-    async with world.host():
-        await world.until(world.pool_ready)
-        await world.available()
-        await world.attach("n1", use=Use.MOUNT)
-        await world.until(lambda: _mounted(actor))
-        assert (await world.attachment("v-n1")).status.format_permit is None
-    assert not actor.formats
-
-
-@pytest.mark.parametrize("found", ["xfs", "Other"])
-async def test_other_content_is_never_formatted_over(world: World, found: str) -> None:
-    await _up(world)
-    actor = _actor(world, "n1", v=found)
-    async with world.host():
-        await world.until(world.pool_ready)
-        await world.available(fs_type="ext4")
-        await world.attach("n1", use=Use.MOUNT)
-        await world.until(lambda: _attachment_error(world, "v-n1", "InvalidRequest"))
-        await world.quiet(120)
-        status = (await world.attachment("v-n1")).status
-        assert status.format_permit is None
-        assert status.last_error is not None
-        assert "not formatted over" in status.last_error.message
-    assert not actor.formats
-    assert not actor.mounted
-
-
-async def _attachment_error(world: World, name: str, reason: str) -> bool:
-    error = (await world.attachment(name)).status.last_error
-    return error is not None and error.reason == reason
-
-
-async def test_two_nodes_of_a_shared_volume_never_both_format(world: World) -> None:
-    await _up(world)
-    disk: dict[str, str] = {}
-    actors = [NodeActor(world, name, content=disk) for name in ("n1", "n2")]
-    world.actors.extend(actor.step for actor in actors)
-    async with world.host():
-        await world.until(world.pool_ready)
-        await world.available(access_modes=("ReadWriteMany",))
-        await world.attach("n1", use=Use.MOUNT)
-        await world.attach("n2", use=Use.MOUNT)
-        await world.until(lambda: _all_mounted(actors))
-    assert len(actors[0].formats + actors[1].formats) == 1
-
-
-async def _all_mounted(actors: list[NodeActor]) -> bool:
-    return all("v" in actor.mounted for actor in actors)
-
-
-async def test_a_block_volume_is_raw_for_ever(world: World) -> None:
-    await _up(world)
-    _actor(world, "n1")
-    async with world.host():
-        await world.until(world.pool_ready)
-        await world.available(volume_mode="Block")
-        await world.attach("n1", use=Use.BLOCK, name="a")
-        await world.until(lambda: world.is_("a", "Exported"))
-        filesystem = (await world.get()).status.filesystem
-        assert filesystem is not None
-        assert filesystem.state is FilesystemState.RAW
-        await world.detach("a")
-        await world.until(lambda: world.gone("a", Attachment))
-        await world.attach("n1", use=Use.MOUNT, name="b")
-        await world.until(lambda: _refused_for(world, "b", "InvalidRequest"))
-        await world.detach("b")
-        await world.attach("n1", use=Use.BARE, name="c")
-        await world.until(lambda: world.is_("c", "Exported"))
-
-
 # fence and vanished Attachments --------------------------------------------------------------------------
 async def _fence(world: World, name: str) -> None:
     attachment = await world.attachment(name)
@@ -404,7 +269,7 @@ async def test_a_fence_cuts_off_and_makes_room(world: World) -> None:
         await world.attach("n1", name="a")
         await world.until(lambda: world.is_("a", "Exported"))
         await world.attach("n2", name="b")
-        await world.until(lambda: _refused_for(world, "b", "AttachedElsewhere"))
+        await world.until(lambda: world.refused_for("b", "AttachedElsewhere"))
         await _fence(world, "a")
         await world.until(lambda: world.is_("b", "Exported"))
         held = world.objects[f"{volume.uid}-1"]
@@ -427,7 +292,7 @@ async def test_a_driver_that_cannot_fence_keeps_the_data_and_says_so(world: Worl
         await world.until(lambda: world.is_("a", "Exported"))
         await world.detach("a")
         await _fence(world, "a")
-        await world.until(lambda: _attachment_error(world, "a", "CannotFence"))
+        await world.until(lambda: world.attachment_error("a", "CannotFence"))
         await world.quiet(60)
         assert await _entries(world) == ["n1"]
         _actor(world, "n1")  # the node comes back and lets go
@@ -437,6 +302,31 @@ async def test_a_driver_that_cannot_fence_keeps_the_data_and_says_so(world: Worl
 class _NoFence(LocalFakeDriver):
     node_local = False
     fence = None  # type: ignore[assignment]
+
+
+async def test_a_fence_that_cannot_be_done_is_told_once(world: World) -> None:
+    """The node has another Node object by now, and the driver cannot cut it off: nothing turns in circles."""
+    world.driver_class = _NoFence
+    await _up(world)
+    async with world.host():
+        await world.until(world.pool_ready)
+        await world.available()
+        await world.attach("n1", name="a")
+        await world.until(lambda: world.is_("a", "Exported"))
+        await _fence(world, "a")
+        await world.until(lambda: world.attachment_error("a", "CannotFence"))
+        await world.quiet(60)
+        before = len(world.kube.writes)
+        await world.quiet(120)
+        assert len(world.kube.writes) == before
+        assert await world.attachment_error("a", "CannotFence")
+        # the node lets go by itself, which is as good as a fence: others may have the volume
+        attachment = await world.attachment("a")
+        status = attachment.status.with_(released=attachment.status.generation)
+        await world.kube.update_status(attachment, attachment.with_(status=status))
+        await world.until(lambda: world.is_("a", "Exported", False))
+        await world.attach("n2", name="b")
+        await world.until(lambda: world.is_("b", "Exported"))
 
 
 async def test_a_vanished_attachment_keeps_its_place_until_a_proof(world: World) -> None:
@@ -449,7 +339,7 @@ async def test_a_vanished_attachment_keeps_its_place_until_a_proof(world: World)
         await world.until(lambda: world.is_("a", "Exported"))
         await world.force_away("a")
         await world.attach("n2", name="b")
-        await world.until(lambda: _refused_for(world, "b", "AttachedElsewhere"))
+        await world.until(lambda: world.refused_for("b", "AttachedElsewhere"))
         await world.quiet(120)
         assert await _entries(world) == ["n1"]
         assert "AttachmentVanished" in await world.events()
@@ -516,7 +406,7 @@ async def test_a_local_driver_reaches_its_own_node_only(world: World) -> None:
         await world.grant(host="n1", node="n1")
         await world.until(world.ready)
         await world.attach("n2", name="far")
-        await world.until(lambda: _refused_for(world, "far", "NotSupported"))
+        await world.until(lambda: world.refused_for("far", "NotSupported"))
 
 
 async def test_a_node_made_anew_waits_for_its_agent(world: World) -> None:
@@ -528,7 +418,7 @@ async def test_a_node_made_anew_waits_for_its_agent(world: World) -> None:
         await world.until(world.pool_ready)
         await world.available()
         await world.attach("n1")
-        await world.until(lambda: _refused_for(world, "v-n1", "NotReady"))
+        await world.until(lambda: world.refused_for("v-n1", "NotReady"))
 
 
 async def test_a_restart_exports_again_what_attachments_names(world: World) -> None:

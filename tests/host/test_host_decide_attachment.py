@@ -53,7 +53,7 @@ from cinderblock.operator.host.decide_filesystem import (
     Permit,
     Record,
     judge_filesystem,
-    may_be_formatting,
+    may_be_writing,
 )
 from cinderblock.operator.host.volume_status import entry_added
 
@@ -169,6 +169,14 @@ def test_a_reader_by_access_mode_is_a_reader() -> None:
         (Use.BARE, Filesystem(type="ext4", state=FilesystemState.FORMATTED), (), "same"),
         (Use.BARE, Filesystem(state=FilesystemState.RAW), (), "same"),
         (Use.BARE, None, (), None),
+        (Use.BARE, None, (_entry("n2", "b", use=Use.MOUNT),), "refused"),
+        (Use.BARE, None, (_entry("n2", "b", use=Use.MOUNT, fenced=True),), None),
+        (
+            Use.BARE,
+            Filesystem(type="ext4", state=FORMATTING, permitted=True),
+            (_entry("n2", "b", use=Use.MOUNT),),
+            "refused",
+        ),
     ],
 )
 def test_how_a_volume_was_first_used_binds_later_uses(
@@ -182,6 +190,16 @@ def test_how_a_volume_was_first_used_binds_later_uses(
     assert isinstance(verdict, Admit)
     expected = Filesystem(state=FilesystemState.RAW) if outcome == "raw" else filesystem
     assert verdict.filesystem == expected
+
+
+def test_who_writes_to_a_bare_device_may_leave_what_is_no_half_made_filesystem() -> None:
+    volume = _volume(filesystem=Filesystem(type="ext4", state=FORMATTING, permitted=True))
+    writer = judge_admission(volume, _attachment(use=Use.BARE), NODE)
+    reader = judge_admission(volume, _attachment(use=Use.BARE, read_only=True), NODE)
+    assert isinstance(writer, Admit)
+    assert isinstance(reader, Admit)
+    assert writer.filesystem == Filesystem(type="ext4", state=FORMATTING)
+    assert reader.filesystem == volume.status.filesystem
 
 
 def test_a_vanished_attachment_is_followed_by_its_like_on_the_same_node_only() -> None:
@@ -287,6 +305,7 @@ def test_an_orphan_is_dropped_only_with_a_proof() -> None:
 # formatting ----------------------------------------------------------------------------------------------
 MOUNT = _entry(use=Use.MOUNT)
 PLAN = Filesystem(type="ext4", state=FORMATTING)
+BEGUN = PLAN.with_(permitted=True)
 DONE = Filesystem(type="ext4", state=FilesystemState.FORMATTED)
 PERMIT = FormatPermit(generation=5, type="ext4")
 
@@ -300,8 +319,14 @@ def _seen(found: str | None, *, wanted: str = "ext4", generation: int = 5, **sta
     ("filesystem", "attachment", "answer"),
     [
         (None, _seen(None), Nothing()),
-        (None, _seen("Blank"), Record(PLAN)),
-        (PLAN, _seen("Blank"), Permit(PERMIT)),
+        (None, _seen("Blank"), Record(BEGUN)),
+        (PLAN, _seen("Blank"), Record(BEGUN)),
+        (BEGUN, _seen("Blank"), Permit(PERMIT)),
+        (BEGUN, _seen("ext4"), Permit(PERMIT)),  # half-made by an earlier permit, whatever it looks like
+        (BEGUN, _seen("Other"), Permit(PERMIT)),
+        (BEGUN, _seen(None), Nothing()),
+        (BEGUN, _seen("ext4", wanted="xfs"), Object),
+        (BEGUN, _seen("ext4", generation=4), Nothing()),
         (PLAN, _seen("Blank", generation=4), Nothing()),  # what the last attachment saw
         (None, _seen("ext4"), Record(DONE)),
         (PLAN, _seen("ext4"), Record(DONE)),
@@ -317,7 +342,7 @@ def _seen(found: str | None, *, wanted: str = "ext4", generation: int = 5, **sta
             _seen("ext4", format_permit=PERMIT),
             Nothing(),
         ),  # half-made, perhaps: the node reports the end
-        (PLAN, _seen("Blank", format_permit=FormatPermit(generation=4, type="ext4")), Permit(PERMIT)),
+        (BEGUN, _seen("Blank", format_permit=FormatPermit(generation=4, type="ext4")), Permit(PERMIT)),
         (
             PLAN,
             _seen("Blank", format_permit=PERMIT, formatted=Formatted(type="ext4", generation=5)),
@@ -356,11 +381,16 @@ def test_no_permit_for_who_leaves_who_reads_or_while_another_may_format() -> Non
     assert isinstance(judge_filesystem(volume, _seen("Blank"), MOUNT.with_(read_only=True)), Object)
     assert judge_filesystem(volume, _seen("Blank"), MOUNT, rival=True) == Nothing()
     assert judge_filesystem(volume, _seen("ext4"), MOUNT, rival=True) == Nothing()
+    begun = _volume(MOUNT, filesystem=BEGUN)
+    assert judge_filesystem(begun, _seen("ext4"), MOUNT, rival=True) == Nothing()
+    assert isinstance(judge_filesystem(begun, _seen("ext4"), MOUNT.with_(read_only=True)), Object)
 
 
-def test_who_may_be_formatting() -> None:
-    assert may_be_formatting(MOUNT, None)  # its Attachment is gone: nobody knows
-    assert may_be_formatting(MOUNT, _seen("Blank", format_permit=PERMIT))
-    assert not may_be_formatting(MOUNT, _seen("Blank"))
-    assert not may_be_formatting(MOUNT.with_(fenced=True), None)
-    assert not may_be_formatting(_entry(use=Use.BLOCK), None)
+def test_who_may_be_writing() -> None:
+    assert may_be_writing(MOUNT, None)  # its Attachment is gone: nobody knows
+    assert may_be_writing(MOUNT, _seen("Blank", format_permit=PERMIT))
+    assert not may_be_writing(MOUNT, _seen("Blank"))
+    assert not may_be_writing(MOUNT.with_(fenced=True), None)
+    assert may_be_writing(_entry(use=Use.BARE), None)
+    assert may_be_writing(_entry(use=Use.BARE), _attachment())
+    assert not may_be_writing(_entry(use=Use.BARE, read_only=True), _attachment())

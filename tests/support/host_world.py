@@ -335,6 +335,15 @@ class World:
         found = find_condition((await self.attachment(name)).status.conditions, type_)
         return found is not None and (found.status == "True") is status
 
+    async def attachment_error(self, name: str, reason: str) -> bool:
+        error = (await self.attachment(name)).status.last_error
+        return error is not None and error.reason == reason
+
+    async def refused_for(self, name: str, reason: str) -> bool:
+        """Whether the Attachment is not admitted, for this reason."""
+        found = find_condition((await self.attachment(name)).status.conditions, "Admitted")
+        return found is not None and found.status == "False" and found.reason == reason
+
     async def pool_ready(self, name: str = "b") -> bool:
         try:
             return is_true((await self.kube.get(Pool, name)).status.conditions, "Ready")
@@ -373,6 +382,8 @@ class NodeActor:
         self.mounted: set[str] = set()
         self.formats: list[str] = []
         self.lets_go = True
+        self.cut_off_with = ""  # a mkfs dies half-way and leaves what looks like this
+        self.half_made: set[str] = set()
 
     async def step(self) -> None:
         kube = self.world.kube
@@ -406,6 +417,7 @@ class NodeActor:
         volume = await self.world.get(spec.volume)
         filesystem, permit = volume.status.filesystem, status.format_permit
         if filesystem is not None and filesystem.state is FilesystemState.FORMATTED:
+            assert spec.volume not in self.half_made, "half a filesystem is mounted"
             self.mounted.add(spec.volume)
             return status
         wanted = spec.fs_type or (filesystem.type if filesystem is not None else "") or "ext4"
@@ -415,7 +427,12 @@ class NodeActor:
         if permit is not None and permit.generation == generation and status.formatted is None:
             assert filesystem is not None
             assert filesystem.state is FilesystemState.FORMATTING
-            assert spec.volume not in self.content, "formatted over data"
+            assert spec.volume not in self.content.keys() - self.half_made, "formatted over data"
+            if self.cut_off_with:
+                self.content[spec.volume] = self.cut_off_with
+                self.half_made.add(spec.volume)
+                return status
+            self.half_made.discard(spec.volume)
             self.content[spec.volume] = permit.type
             self.formats.append(spec.volume)
             return status.with_(formatted=Formatted(type=permit.type, generation=generation))
