@@ -14,6 +14,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from cinderblock.core.clock import Clock, SystemClock
+from cinderblock.core.collector import calm_collector
 from cinderblock.core.health import Health, endpoint
 from cinderblock.core.kube.adapter import ApiServerKube, connect
 from cinderblock.core.kube.events import EventRecorder
@@ -55,6 +56,7 @@ Part = tuple[str, Coroutine[object, object, None]]
 
 async def run_operator(options: OperatorOptions) -> int:
     """Serve until SIGTERM or SIGINT (0), or until a part fails (1). Errors: ConfigurationError."""
+    calm_collector()
     clock, health, registry = SystemClock(), Health(), CollectorRegistry()
     ProcessCollector(registry=registry)
     metrics, host_metrics = PrometheusQueueMetrics(registry), PrometheusHostMetrics(registry)
