@@ -82,7 +82,7 @@ async def test_a_backend_in_use_is_held_and_says_by_what():
         await bench.settle()
         held = find_condition((await get(bench)).status.conditions, BACKEND_IN_USE)
         assert "2 volumes are in it (ns/v, ns/w)" in held.message
-        assert "BackendInUse" in await bench.events()
+        assert "VolumesExist" in await bench.events()
         await drop(bench, "v")
         assert await get(bench) is not None
         await drop(bench, "w")
