@@ -19,6 +19,9 @@ from cinderblock.core.api import Attachment
 from cinderblock.core.api.volume import FilesystemState, Use
 from cinderblock.core.units import GIB
 
+# Hundreds of lives of a volume each; a loaded machine takes its time.
+pytestmark = pytest.mark.timeout(600)
+
 Question = Callable[[], Awaitable[bool]]
 _MOST_MOMENTS = 400
 
