@@ -1,4 +1,4 @@
-"""Making and growing ext4 and xfs. When mkfs may run at all is decided in csi/node/format.py."""
+"""Making and growing ext4 and xfs. When mkfs may run at all is decided in csi/node/stage.py."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _MKFS = {
     "xfs": ("mkfs.xfs", "-f", "-q", "-K"),
 }
 _SMALLEST = {"ext4": 4 * MIB, "xfs": 300 * MIB}
-_MKFS_DEADLINE = 90.0
-_GROW_DEADLINE = 90.0
-_CHECK_DEADLINE = 90.0
+# Of hung programs only. The work outlives its callers, and one that is killed half-way begins anew for ever, or
+# leaves a filesystem half-changed: a check of terabytes takes its time.
+_MKFS_DEADLINE = 900.0
+_GROW_DEADLINE = _CHECK_DEADLINE = 4 * 3600.0
 _SLACK = MIB  # both leave a remainder that is too small for a group of its own
 _CAP_SYS_RESOURCE = 24
 _DAMAGED = (

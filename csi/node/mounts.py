@@ -18,8 +18,8 @@ from cinderblock.core.process import CommandFailed, Runner
 from cinderblock.csi.connectors.base import Device
 from cinderblock.csi.node.mountinfo import Mount, device_node_number, kernel_path, mount_at, read_mounts
 
-_MOUNT_DEADLINE = 60.0
-_UMOUNT_DEADLINE = 90.0  # a flush of much dirty data
+# The journal is replayed, or much dirty data is flushed; a kill would not stop the kernel in either.
+_MOUNT_DEADLINE = _UMOUNT_DEADLINE = 900.0
 _STACK_MAX = 16
 
 

@@ -68,20 +68,39 @@ def _all_zero(device: Path, size_bytes: int) -> bool:
 async def probe_device(runner: Runner, device: Path, size_bytes: int) -> str:
     """ProbeFound.BLANK, a filesystem's type, or ProbeFound.OTHER. Errors: BackendUnavailable, CommandFailed."""
     zero = await asyncio.to_thread(_all_zero, device, size_bytes)
+    found = await _blkid(runner, device)
+    if not found:
+        return ProbeFound.BLANK if zero else ProbeFound.OTHER
+    fs_type = found.get("TYPE", "")
+    if found.get("USAGE") != "filesystem" or not fs_type or "PTTYPE" in found:
+        return ProbeFound.OTHER
+    return ProbeFound.OTHER if await asyncio.to_thread(_is_half_made, device, fs_type) else fs_type
+
+
+async def recognised(runner: Runner, device: Path) -> str:
+    """What lies on a device that may hold a half-made filesystem of ours: "" = nothing whole, else its type.
+
+    Both mkfs write their superblock, or its last mark, at the very end: what is recognised was finished by
+    somebody. Errors: BackendUnavailable, CommandFailed.
+    """
+    found = await _blkid(runner, device)
+    name = found.get("TYPE") or found.get("PTTYPE") or ("several signatures" if found else "")
+    return "" if await asyncio.to_thread(_is_half_made, device, name) else name
+
+
+async def _blkid(runner: Runner, device: Path) -> dict[str, str]:
+    """Empty = it recognises nothing."""
     result = await runner.run(
         ["blkid", "-p", "-o", "export", "--", str(device)], timeout=_DEADLINE, ok=(0, _NOTHING, _AMBIVALENT)
     )
     if result.returncode == _AMBIVALENT:
-        return ProbeFound.OTHER
-    if result.returncode == _NOTHING:
-        return ProbeFound.BLANK if zero else ProbeFound.OTHER
-    found = parse_export(result.stdout.decode(errors="replace"))
-    fs_type = found.get("TYPE", "")
-    if found.get("USAGE") != "filesystem" or not fs_type or "PTTYPE" in found:
-        return ProbeFound.OTHER
-    if fs_type == "xfs":
-        head = await asyncio.to_thread(read_exactly, device, 0, 512)
-        # mkfs.xfs writes its superblock first and clears this mark last
-        if head.startswith(_XFS_MAGIC) and head[_XFS_IN_PROGRESS]:
-            return ProbeFound.OTHER
-    return fs_type
+        return {"USAGE": "ambivalent"}
+    return parse_export(result.stdout.decode(errors="replace")) if result.returncode != _NOTHING else {}
+
+
+def _is_half_made(device: Path, fs_type: str) -> bool:
+    if fs_type != "xfs":
+        return False
+    head = read_exactly(device, 0, 512)
+    # mkfs.xfs writes its superblock first and clears this mark last
+    return head.startswith(_XFS_MAGIC) and bool(head[_XFS_IN_PROGRESS])

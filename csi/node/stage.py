@@ -38,6 +38,7 @@ from cinderblock.csi.node.filesystem import (
 from cinderblock.csi.node.lookup import NodeVolumes
 from cinderblock.csi.node.mountinfo import device_node_number, mount_at, uses_of
 from cinderblock.csi.node.mounts import Mounter, ensure_directory, ensure_file, remove_place, shows_device
+from cinderblock.csi.node.probe import recognised
 from cinderblock.csi.node.records import Record, RecordKind, Records, flags_digest
 from cinderblock.csi.node.stage_rules import Plan, StageStep, plan_stage, waits_for_device
 from cinderblock.csi.node.volumes import KeyLocks
@@ -186,28 +187,49 @@ class Stager:
             self.locks.hold(attachment.volume_key),
         ):
             ticket.check()
-            attachment = await self.volumes.fresh(attachment)
-            volume = await self.volumes.fresh_volume(attachment)
-            read_only = _read_only(attachment, ask)
-            plan = plan_stage(attachment, volume, ask.capability, boot_id=self.boot_id, read_only=read_only)
+            attachment, plan = await self._planned(attachment, ask)
             if plan.step is StageStep.WAIT:
                 return plan
             device = await self.volumes.prove(attachment)
             if plan.step is StageStep.FORMAT:
-                await self._format(attachment, device, plan.fs_type)
-                return Plan(StageStep.WAIT, "the volume host has not recorded the new filesystem yet")
+                return await self._format(attachment, ask, device, plan)
+            read_only = _read_only(attachment, ask)
             if ask.capability.use is Use.BLOCK:
                 await self._stage_block(ask, device)
             else:
                 await self._stage_mount(ask, device, plan.fs_type, read_only=read_only)
             return None
 
-    async def _format(self, attachment: Attachment, device: Device, fs_type: str) -> None:
+    async def _planned(self, attachment: Attachment, ask: StageAsk) -> tuple[Attachment, Plan]:
+        """What the API server says now, and what follows from it."""
+        attachment = await self.volumes.fresh(attachment)
+        volume = await self.volumes.fresh_volume(attachment)
+        read_only = _read_only(attachment, ask)
+        plan = plan_stage(attachment, volume, ask.capability, boot_id=self.boot_id, read_only=read_only)
+        return attachment, plan
+
+    async def _format(self, attachment: Attachment, ask: StageAsk, device: Device, plan: Plan) -> Plan:
+        """Make the filesystem, unless a whole one lies there: then ours was made and not reported yet, or what
+        the API server says is older than the data (a restored backup), and the data stays.
+
+        Errors: VolumeInUse, PreconditionFailed (something else lies there).
+        """
         if uses := uses_of(device.number):
             raise VolumeInUse(f"{device.path} is mounted at {uses[0]}: it is not formatted")
         refuse_if_held(device)
-        # What follows stands between two fresh reads: the one above, and the version of the write below.
-        await make_filesystem(self.runner, device, fs_type)
+        found = await recognised(self.runner, device.path)
+        if found not in ("", plan.fs_type):
+            raise PreconditionFailed(f"{device.path} holds {found}: it is not formatted")
+        if not found:
+            # The device took its time: once more, directly before the one step that cannot be taken back.
+            attachment, now = await self._planned(attachment, ask)
+            if now != plan:
+                return Plan(StageStep.WAIT, now.why or "what is to be done has just changed")
+            await make_filesystem(self.runner, device, plan.fs_type)
+        await self._report_formatted(attachment, plan.fs_type)
+        return Plan(StageStep.WAIT, "the volume host has not recorded the new filesystem yet")
+
+    async def _report_formatted(self, attachment: Attachment, fs_type: str) -> None:
         generation = attachment.status.generation
         for _ in range(_REPORT_TRIES):
             done = attachment.with_(

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from node_harness import NodeHarness, capability, harness, until
+from node_harness import NodeHarness, capability, harness, until, until_gone
 from node_host import NODE
 from node_pool import MIB, loops_below, mounts_below
 
+from cinderblock.core.api.attachment import FormatPermit, Probe
 from cinderblock.core.api.node import StorageNode
-from cinderblock.core.api.volume import FilesystemState, Use
+from cinderblock.core.api.volume import Filesystem, FilesystemState, Use
 from cinderblock.core.errors import BackendFault
 from cinderblock.csi.pb import csi_pb2
 
@@ -165,6 +166,74 @@ async def test_death_in_the_middle_of_mkfs_is_made_good(node):
     await node.unpublish(handle)
     await node.unstage(handle)
     await node.released(handle)
+
+
+async def test_a_cluster_set_back_to_before_the_format_does_not_lose_the_data(node):
+    """An API server restored from an old backup says again that the filesystem is to be made."""
+    handle = await node.host.volume()
+    await node.host.attach(handle)
+    await node.stage(handle)
+    Path(node.staging(), "file").write_text("precious")
+    await node.unstage(handle)
+    attachment, volume = await node.host.attachment(handle), await node.host.read_volume()
+    blank = Probe(wanted_type="ext4", found="Blank", generation=attachment.status.generation)
+    permit = FormatPermit(type="ext4", generation=attachment.status.generation)
+    old = attachment.status.with_(formatted=None, probe=blank, format_permit=permit)
+    to_be_made = Filesystem(type="ext4", state=FilesystemState.FORMATTING)
+    await node.kube.update_status(volume, volume.with_(status=volume.status.with_(filesystem=to_be_made)))
+    await node.kube.update_status(attachment, attachment.with_(status=old))
+    await node.stage(handle)
+    assert Path(node.staging(), "file").read_text() == "precious"
+    assert node.runner.count("mkfs.ext4") == 1
+    await node.unstage(handle)
+    await node.released(handle)
+
+
+async def test_what_is_recognised_on_the_device_is_not_formatted_whatever_the_permit(node):
+    handle = await node.host.volume()
+    await node.host.attach(handle)
+    permitted = asyncio.Event()
+
+    async def before(argv) -> None:
+        if argv[0] == "blkid" and await _has_permit(node, handle):
+            permitted.set()
+            image = node.pool.root / "pool" / "volumes" / f"{handle}-1.img"
+            with image.open("r+b") as raw:
+                raw.write(b"LUKS\xba\xbe\x00\x01" + bytes(4096))
+
+    node.runner.before = before
+    code, message = await code_of(node.stage(handle))
+    assert permitted.is_set()
+    assert code is Code.FAILED_PRECONDITION
+    assert "crypto_LUKS" in message
+    assert node.runner.count("mkfs.ext4") == 0
+    await node.released(handle)
+
+
+async def _has_permit(node, handle) -> bool:
+    return (await node.host.attachment(handle)).status.format_permit is not None
+
+
+async def test_a_permit_that_ends_while_the_device_is_looked_at_is_not_used(node):
+    handle = await node.host.volume()
+    await node.host.attach(handle)
+    volumes, ended = node.plugin.service.volumes, False
+    prove = volumes.prove
+
+    async def slow(attachment):
+        nonlocal ended
+        device = await prove(attachment)
+        if attachment.status.format_permit is not None and not ended:
+            ended = True
+            await node.host.detach(handle)
+        return device
+
+    volumes.prove = slow
+    code, _ = await code_of(node.stage(handle))
+    assert ended
+    assert code is Code.UNAVAILABLE
+    assert node.runner.count("mkfs.ext4") == 0
+    await until_gone(node.host, handle)
 
 
 async def test_a_device_that_holds_something_is_never_formatted(node):
