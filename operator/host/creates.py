@@ -1,7 +1,8 @@
 """The create of a granted volume, from the driver's call to the record, and what undoes it.
 
 The grant is the intent: it was stored before we were asked. Recording it may meet that nobody wants the volume
-any more; then what was made is deleted, and a refusal is written only after that.
+any more; then what was made is deleted, and a refusal is written only after that, or when the backend was out of
+reach for longer than the operation may take.
 """
 
 from __future__ import annotations
@@ -115,9 +116,7 @@ class Creates:
                 stored = await self._writer.status(volume, volume.with_(status=status))
             except (Conflict, ObjectNotFound):
                 fresh = await self._tools.fresh_volume(volume)
-                allocation = fresh.status.allocation if fresh is not None else None
-                stands = allocation is not None and allocation.host == self._tools.host
-                if fresh is None or current_ref(fresh) != ref or not stands:
+                if fresh is None or not self._stands(fresh, ref):
                     await self._undo(key, backend_of(volume), ref)
                     return None
                 if say.is_provisioned(fresh):
@@ -126,6 +125,11 @@ class Creates:
                 continue
             self._begun.pop(key, None)
             return stored
+
+    def _stands(self, fresh: Volume, ref: VolumeRef) -> bool:
+        """Whether this host still holds the grant."""
+        allocation = fresh.status.allocation
+        return allocation is not None and allocation.host == self._tools.host and current_ref(fresh) == ref
 
     async def _undo(self, key: Key, backend: str, ref: VolumeRef) -> None:
         """Nobody is granted what was made: it goes, at once or by the inventory rule."""
@@ -148,29 +152,55 @@ class Creates:
             )
         await ask(f"delete of {ref.object_name}", opened.driver.delete_volume(ref))
 
-    async def _create_failed(self, key: Key, volume: Volume, step: Create, error: StorageError) -> None:
+    async def _create_failed(self, key: Key, cached: Volume, step: Create, error: StorageError) -> None:
+        """Refuse the grant, or say why it is tried again here. Decided on a fresh read: what a late write of a
+        predecessor recorded is data, and a slow call has written since the cached one."""
+        backend, ref = backend_of(cached), step.ref
+        volume = await self._tools.fresh_volume(cached)
+        if volume is None or not self._stands(volume, ref):
+            await self._undo(key, backend, ref)
+            return
+        if say.is_provisioned(volume):
+            return  # the store has it by now, which asks for this key again
         now = self._tools.clock.now()
         operation = volume.status.operation
         overdue = (
             operation is not None
-            and (operation.kind, operation.grant) == (OperationKind.CREATE, step.ref.grant)
+            and (operation.kind, operation.grant) == (OperationKind.CREATE, ref.grant)
             and now >= operation.deadline
         )
         if overdue or not may_pass(error):
-            try:
-                async with self._tools.drivers.use(backend_of(volume)) as opened:
-                    await self._clean(opened, step.ref)
-            except StorageError as left:
-                error = BackendUnavailable(
-                    f"{error.message}; cleaning up failed: {left.message}", reason=error.reason
-                )
-            else:
-                await self._writer.status(volume, volume.with_(status=say.refused(volume, error, now)))
-                self._begun.pop(key, None)
-                self._changed(backend_of(volume))
-                await self._tools.recorder.warn(
-                    volume, error.reason, f"refused by {self._tools.host}: {error.message}"
-                )
+            left = await self._left(backend, ref)
+            if left is None or (overdue and may_pass(left)):
+                await self._refuse(key, volume, error, left)
                 return
+            error = BackendUnavailable(
+                f"{error.message}; cleaning up failed: {left.message}", reason=error.reason
+            )
         await self._writer.status(volume, volume.with_(status=say.create_failed(volume, error, now)))
         raise error
+
+    async def _left(self, backend: str, ref: VolumeRef) -> StorageError | None:
+        """Clean up; why something may be left, None when nothing is."""
+        try:
+            async with self._tools.drivers.use(backend) as opened:
+                await self._clean(opened, ref)
+        except StorageError as error:
+            return error
+        return None
+
+    async def _refuse(self, key: Key, volume: Volume, error: StorageError, left: StorageError | None) -> None:
+        """`left`: the backend has been out of reach for too long, as if this host were dead: another pool may
+        try, with a code that promises nothing, and the inventory cleans up when the backend is back."""
+        if left is not None and not may_pass(error):
+            error = BackendUnavailable(
+                f"{error.message}; cleaning up failed: {left.message}", reason=error.reason
+            )
+        status = say.refused(volume, error, self._tools.clock.now())
+        await self._writer.status(volume, volume.with_(status=status))
+        if left is None:
+            self._begun.pop(key, None)
+        self._changed(backend_of(volume))
+        await self._tools.recorder.warn(
+            volume, error.reason, f"refused by {self._tools.host}: {error.message}"
+        )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from host_world import World
 
 from cinderblock.core.api import Backend, Volume
 from cinderblock.core.api.meta import is_true
 from cinderblock.core.api.volume import FilesystemState, OperationKind, VolumePhase
 from cinderblock.core.units import GIB
+from cinderblock.operator.host import volume_status as say
 
 
 def _writes(world: World, kind: str = "Volume") -> int:
@@ -152,6 +154,67 @@ async def test_tries_that_outlast_the_deadline_end_in_a_refusal(world: World) ->
         assert (await world.get()).status.refusal is None
         await world.until(lambda: _refused(world, 1), seconds=200)
     assert not world.objects
+
+
+@pytest.mark.parametrize("breaks", ["create", "open"])
+async def test_a_backend_that_stays_away_gives_the_grant_back(world: World, breaks: str) -> None:
+    """Nobody waits for ever for a pool: what may be left there is the inventory's when it is back."""
+    faults = [{"verb": "create", "when": "After"}, {"verb": "get"}, {"verb": "delete"}]
+    await world.backend(config={"faults": faults if breaks == "create" else []})
+    async with world.host():
+        await world.until(world.pool_ready)
+        await world.volume()
+        if breaks == "open":
+            await world.configure("b", faults=[{"verb": "open"}])
+            await world.until(lambda: _pool_is(world, ready=False))
+        await world.grant()
+        await world.quiet(100)
+        assert (await world.get()).status.refusal is None
+        await world.until(lambda: _refused(world, 1), seconds=400)
+        refusal = (await world.get()).status.refusal
+        assert refusal is not None
+        assert refusal.grpc_code == "UNAVAILABLE"  # not final: something may be left
+        await world.backend("c")
+        await world.until(lambda: world.pool_ready("c"))
+        await world.grant(backend="c")
+        await world.until(world.ready)
+        await world.configure("b")
+        await world.until(world.pool_ready)
+        await world.until(lambda: _objects(world, 1), seconds=900)
+        volume = await world.get()
+    assert list(world.objects) == [f"{volume.uid}-2"]
+
+
+async def test_a_create_that_fails_slowly_is_tried_once(world: World) -> None:
+    fault = {"verb": "create", "error": "BackendFault", "when": "Half"}
+    await world.backend(config={"latencySeconds": {"create": 10.0}, "faults": [fault]})
+    async with world.host():
+        await world.until(world.pool_ready)
+        await world.volume()
+        before = world.life.log.count("driver")
+        await world.grant()
+        await world.until(lambda: _refused(world, 1), seconds=25)
+    assert not world.objects
+    assert world.life.log.count("driver") == before + 2  # get and delete, once
+
+
+async def test_a_create_that_fails_deletes_nothing_that_was_recorded_meanwhile(world: World) -> None:
+    """A predecessor's last write: Available, and the process ended before it sealed the object."""
+    fault = {"verb": "create", "error": "BackendFault"}
+    await world.backend(config={"latencySeconds": {"create": 1.0}, "faults": [fault]})
+    async with world.host():
+        await world.until(world.pool_ready)
+        await world.volume()
+        granted = await world.grant()
+        await world.quiet(0.5)
+        world.own(granted.uid, 1)
+        status = say.created(granted, GIB, world.clock.now())
+        await world.kube.update_status(granted, granted.with_(status=status))
+        await world.quiet(60)
+        volume = await world.get()
+        assert is_true(volume.status.conditions, "Provisioned")
+        assert not is_true(volume.status.conditions, "Lost")
+    assert list(world.objects) == [f"{granted.uid}-1"]
 
 
 async def test_a_driver_that_raises_anything_is_not_believed(world: World) -> None:
@@ -393,6 +456,14 @@ async def test_a_volume_that_waits_while_the_host_starts_costs_no_extra_write(wo
 
 
 # questions -----------------------------------------------------------------------------------------------
+async def _objects(world: World, count: int) -> bool:
+    return len(world.objects) == count
+
+
+async def _pool_is(world: World, *, ready: bool) -> bool:
+    return await world.pool_ready() is ready
+
+
 async def _refused(world: World, grant: int) -> bool:
     refusal = (await world.get()).status.refusal
     return refusal is not None and refusal.grant == grant
