@@ -15,6 +15,7 @@ from live_cluster import (
     LiveCluster,
     claim,
     condition,
+    disk_scripts,
     ours,
     storage_class,
 )
@@ -186,19 +187,10 @@ def test_a_wrong_backend_says_what_is_wrong_and_its_neighbour_serves_on(cluster,
     cluster.on_node(f"rm -r {POOLS_ROOT}/e2e-key")
 
 
-def disk(folder: str) -> tuple[str, str]:
-    """Shell scripts that mount a filesystem of 96 MiB there, and that take it away for good."""
-    image = f"{POOLS_ROOT}/.{folder}.disk"
-    where = f"{POOLS_ROOT}/{folder}"
-    undo = f"umount -l {where} 2>/dev/null; rm -rf {where} {image}"
-    make = f"mkdir {where} && truncate -s 96M {image} && mkfs.ext4 -q -m 0 -b 4096 {image}"
-    return f"{undo}; {make} && mount -o loop {image} {where}", f"{undo}; true"
-
-
 @pytest.fixture
 def bad_folders(cluster: LiveCluster) -> Iterator[None]:
     """A disk that is mounted read-only, and a file where a folder should be."""
-    mount, unmount = disk("e2e-readonly")
+    mount, unmount = disk_scripts("e2e-readonly")
     cluster.on_node(
         f"{mount} && mount -o remount,ro {POOLS_ROOT}/e2e-readonly && touch {POOLS_ROOT}/e2e-blocked"
     )
@@ -235,7 +227,7 @@ def test_a_pool_folder_that_cannot_be_written_takes_nothing(cluster, space, bad_
 
 @pytest.fixture
 def small_disk(cluster: LiveCluster) -> Iterator[str]:
-    mount, unmount = disk("e2e-full")
+    mount, unmount = disk_scripts("e2e-full")
     cluster.on_node(mount)
     yield f"{POOLS_ROOT}/e2e-full"
     cluster.on_node(unmount)

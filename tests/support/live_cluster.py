@@ -294,3 +294,12 @@ def pod(name: str, namespace: str, claim_name: str, script: str = "") -> Object:
             "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim_name}}],
         },
     }
+
+
+def disk_scripts(folder: str) -> tuple[str, str]:
+    """Shell scripts that mount a filesystem of 96 MiB there, and that take it away for good."""
+    image = f"{POOLS_ROOT}/.{folder}.disk"
+    where = f"{POOLS_ROOT}/{folder}"
+    undo = f"umount -l {where} 2>/dev/null; rm -rf {where} {image}"
+    make = f"mkdir {where} && truncate -s 96M {image} && mkfs.ext4 -q -m 0 -b 4096 {image}"
+    return f"{undo}; {make} && mount -o loop {image} {where}", f"{undo}; true"

@@ -74,6 +74,8 @@ def kubelet_yaml(node: NodeLayout, pki: Path) -> str:
         "registryPullQPS": 0,
         "eventRecordQPS": 0,
         "maxPods": 110,
+        # Who kills containers on purpose, again and again, wants to see them come back and not the kubelet's patience.
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "5s"},
         "evictionHard": {
             "nodefs.available": "1Mi",
             "imagefs.available": "1Mi",
