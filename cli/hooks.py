@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 from cinderblock.core.api import Attachment, Backend, Pool, Snapshot, Volume, VolumeType
 from cinderblock.core.api.builtin import CustomResourceDefinition
@@ -10,8 +11,9 @@ from cinderblock.core.api.meta import Resource
 from cinderblock.core.clock import Clock
 from cinderblock.core.kube.port import Conflict, Kube, ObjectNotFound
 
+R = TypeVar("R", bound=Resource)
 Say = Callable[[str], None]
-_TRIES = 5
+_FIELD_MANAGER = "helm"
 _DROP_TRIES = 50
 _DROP_PAUSE_SECONDS = 0.05
 _SHOWN = 20
@@ -21,25 +23,24 @@ class HookRefused(Exception):
     """The hook must fail; the message says what to do."""
 
 
-async def apply_crds(kube: Kube, crds: Sequence[CustomResourceDefinition], say: Say) -> None:
-    """Create or bring up to date every CRD; others' fields (labels, conversion) stay."""
+class ApplyingKube(Kube, Protocol):
+    async def apply(self, obj: R, *, manager: str) -> R:
+        """Server-side apply, taking fields over from whoever had them."""
+
+
+async def apply_crds(kube: ApplyingKube, crds: Sequence[CustomResourceDefinition], say: Say) -> None:
+    """Create or bring up to date every CRD; others' fields (labels, conversion) stay.
+
+    In helm's name: a later `helm install` applies its CRDs too, and would refuse fields that another manager owns.
+    """
     for crd in crds:
-        for _ in range(_TRIES):
-            try:
-                before = await kube.get(CustomResourceDefinition, crd.name)
-            except ObjectNotFound:
-                await kube.create(crd)
-                say(f"{crd.name}: created")
-                break
-            try:
-                after = await kube.update(before, before.with_(spec=crd.spec))
-            except Conflict:
-                continue
-            changed = after.metadata.resource_version != before.metadata.resource_version
-            say(f"{crd.name}: {'updated' if changed else 'unchanged'}")
-            break
-        else:
-            raise HookRefused(f"{crd.name} keeps changing under our hands; run the upgrade again")
+        try:
+            before = (await kube.get(CustomResourceDefinition, crd.name)).metadata.resource_version
+        except ObjectNotFound:
+            before = ""
+        after = await kube.apply(crd, manager=_FIELD_MANAGER)
+        same = after.metadata.resource_version == before
+        say(f"{crd.name}: {'unchanged' if same else 'updated' if before else 'created'}")
 
 
 async def pre_delete(kube: Kube, clock: Clock, say: Say, *, force: bool, timeout: float = 180.0) -> None:

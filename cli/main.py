@@ -200,17 +200,27 @@ def hook_apply_crds(kubeconfig: Kubeconfig = None) -> None:
 @hook.command(name="pre-delete")
 def hook_pre_delete(
     force: Annotated[bool, typer.Option("--force", help="Leave data behind; list what stays.")] = False,
+    release_record: Annotated[
+        str | None, typer.Option(help="Secret with helm's record, to be put right when this is refused.")
+    ] = None,
+    namespace: Namespace = _DEFAULT_NAMESPACE,
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Refuse while volumes exist, else empty the installation."""
 
     async def work() -> int:
+        from cinderblock.cli.helm_record import restored_or_how
         from cinderblock.cli.hooks import pre_delete
         from cinderblock.core.clock import SystemClock
         from cinderblock.core.kube.adapter import connect
 
         async with connect(kubeconfig) as kube:
-            await pre_delete(kube, SystemClock(), typer.echo, force=force)
+            try:
+                await pre_delete(kube, SystemClock(), typer.echo, force=force)
+            except Exception:
+                if release_record is not None:
+                    typer.echo(await restored_or_how(kube, namespace, release_record), err=True)
+                raise
         return 0
 
     _run(work)

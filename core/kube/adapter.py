@@ -28,6 +28,7 @@ _WATCH_SECONDS = (240, 420)  # spread, so that many watchers do not come back to
 _SILENCE_SECONDS = 75.0  # bookmarks come every minute
 _LIST_ATTEMPTS = 3
 _MERGE_PATCH = "application/merge-patch+json"
+_APPLY_PATCH = "application/apply-patch+yaml"  # JSON is YAML
 
 
 @contextlib.asynccontextmanager
@@ -129,6 +130,21 @@ class ApiServerKube:
             raise ValueError(f"{obj.KIND} {obj.name!r} needs a namespace")
         answer = await self._transport.call(
             "POST", path, body=create_body(obj), timeout=WRITE_SECONDS, name=obj.name
+        )
+        return self._codec(type(obj)).object(answer)
+
+    async def apply(self, obj: R, *, manager: str) -> R:
+        """Server-side apply: these fields become `manager`'s, whoever had them; fields of others stay."""
+        path = _path(type(obj), obj.namespace, obj.name)
+        query = urlencode({"fieldManager": manager, "force": "true"})
+        answer = await self._transport.call(
+            "PATCH",
+            path,
+            query=query,
+            body=create_body(obj),
+            content_type=_APPLY_PATCH,
+            timeout=WRITE_SECONDS,
+            name=obj.name,
         )
         return self._codec(type(obj)).object(answer)
 

@@ -295,6 +295,15 @@ class FakeKube:
             raise Conflict(f"{before.PLURAL} {before.name!r} has changed", status=409)
         return key, body
 
+    async def apply(self, obj: R, *, manager: str) -> R:
+        """Server-side apply without owners: what `obj` says is put over what is there."""
+        try:
+            known = await self.get(type(obj), obj.name, obj.namespace)
+        except ObjectNotFound:
+            return await self.create(obj)
+        changed = {**known.to_api(), **{k: v for k, v in obj.to_api().items() if k != "metadata"}}
+        return await self.update(known, self._load(type(obj), changed))
+
     async def update(self, before: R, after: R) -> R:
         old, new = before.to_api(), after.to_api()
         old.pop("status", None)
