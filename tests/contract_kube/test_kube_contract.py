@@ -18,7 +18,7 @@ from cinderblock.core.api import Pool, Volume
 from cinderblock.core.api.backend import PoolSpec
 from cinderblock.core.api.meta import ObjectMeta
 from cinderblock.core.api.volume import Allocation, VolumeSpec, VolumeStatus
-from cinderblock.core.kube.adapter import connect
+from cinderblock.core.kube.adapter import ApiServerKube, connect
 from cinderblock.core.kube.port import (
     Conflict,
     HistoryGone,
@@ -242,6 +242,25 @@ async def test_an_identity_stays_and_a_counter_never_falls(
         await kube.update_status(placed, placed.with_(status=status.with_(**change)))
     onwards = status.with_(allocation=None, last_grant=3, attach_generation=2)
     assert (await kube.update_status(placed, placed.with_(status=onwards))).status == onwards
+
+
+# apply (of the two implementations, not of the port: the chart's hook alone uses it) ---------------------
+async def test_apply_creates_then_takes_over_what_others_wrote(kube: Kube, run: str) -> None:
+    assert isinstance(kube, ApiServerKube | FakeKube)
+    made = await kube.apply(volume(run), manager="helm")
+    assert made.spec.size == "1Gi"
+    same = await kube.apply(volume(run), manager="helm")
+    assert same.metadata.resource_version == made.metadata.resource_version, (
+        "nothing changed, nothing written"
+    )
+    theirs = await kube.update(same, resized(same, "3Gi"))
+    labelled = await kube.update(
+        theirs, theirs.with_(metadata=theirs.metadata.with_(labels={**theirs.metadata.labels, "mine": "yes"}))
+    )
+    ours = await kube.apply(resized(volume(run), "2Gi"), manager="helm")
+    assert ours.spec.size == "2Gi"
+    assert ours.metadata.labels["mine"] == "yes"
+    assert ours.uid == labelled.uid
 
 
 # delete -----------------------------------------------------------------------------------------------
