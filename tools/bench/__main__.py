@@ -82,14 +82,14 @@ def _measure(where: World, scale: Scale, parts: set[Part], figures: list[Figure]
     where.csi_controller()
     where.csi_node()
     where.wait_pools()
+    if Part.MEMORY in parts:
+        figures += memory(where, 0)
     if Part.CREATE in parts:
         say("create to Available, one replica")
         figures += _run(one_replica(where, scale))
     if Part.REPLICAS in parts:
         say("create to Available, two replicas")
         figures += _run(two_replicas(where, scale))
-    if Part.MEMORY in parts:
-        figures += memory(where, 0)
     if Part.IDLE in parts:
         say("Volumes at rest")
         figures += _run(idle(where, scale))
