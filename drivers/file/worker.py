@@ -48,7 +48,8 @@ class Worker:
 
         `abandoned` gets the result when the caller is gone by then (deadline or cancellation): to close what
         nobody else will.
-        Errors: OperationTimeout when the deadline passes (the call goes on), BackendUnavailable once closed.
+        Errors: OperationTimeout when the deadline passes (a call that has begun goes on), BackendUnavailable once
+        closed.
         """
         if self._closed:
             raise BackendUnavailable("the pool is closed")
@@ -96,6 +97,8 @@ class Worker:
 
 def _leave(future: Future[T], wrapped: asyncio.Future[T], abandoned: Callable[[T], None] | None) -> None:
     wrapped.add_done_callback(_forget)
+    if future.cancel():
+        return  # no thread had begun it, and none will: a disk that hangs piles up no work for later
 
     def hand_over(ended: Future[T]) -> None:
         if abandoned is not None and not ended.cancelled() and ended.exception() is None:

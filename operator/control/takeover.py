@@ -12,7 +12,7 @@ import logging
 
 from cinderblock.core.api.volume import Volume
 from cinderblock.core.clock import Clock
-from cinderblock.core.kube.port import Conflict, Kube, KubeUnavailable, ObjectNotFound
+from cinderblock.core.kube.port import Conflict, Kube, KubeUnavailable, Listing, ObjectNotFound, Rejected
 from cinderblock.core.kube.store import Store
 from cinderblock.operator.control.volume_decide import wants_grant
 from cinderblock.operator.control.volume_status import stamped
@@ -24,8 +24,8 @@ _log = logging.getLogger(__name__)
 
 
 async def take_over(kube: Kube, volumes: Store[Volume], epoch: int, clock: Clock) -> None:
-    """Errors are the port's, but for KubeUnavailable, which is outlasted."""
-    waiting = [v for v in (await kube.list(Volume)).items if _needs_stamp(v, epoch)]
+    """Errors are the port's, but for KubeUnavailable, which is outlasted, and what concerns one Volume alone."""
+    waiting = [v for v in (await _listed(kube, clock)).items if _needs_stamp(v, epoch)]
     slots = asyncio.Semaphore(_AT_ONCE)
 
     async def stamp(volume: Volume) -> None:
@@ -35,8 +35,17 @@ async def take_over(kube: Kube, volumes: Store[Volume], epoch: int, clock: Clock
     async with asyncio.TaskGroup() as group:
         for volume in waiting:
             group.create_task(stamp(volume))
-    volumes.replace(await kube.list(Volume))
+    volumes.replace(await _listed(kube, clock))
     _log.info("leadership taken over with epoch %d, %d volumes wait for a grant", epoch, len(waiting))
+
+
+async def _listed(kube: Kube, clock: Clock) -> Listing[Volume]:
+    while True:
+        try:
+            return await kube.list(Volume)
+        except KubeUnavailable as error:
+            _log.warning("volumes cannot be listed, leadership waits: %s", error)
+        await clock.sleep(_RETRY_SECONDS)
 
 
 def _needs_stamp(volume: Volume, epoch: int) -> bool:
@@ -54,6 +63,10 @@ async def _stamp(kube: Kube, volume: Volume, epoch: int, clock: Clock) -> None:
             return
         except Conflict:
             pass
+        except Rejected as error:
+            # It does not keep the others from a leader. A predecessor's write of it is refused as well.
+            _log.error("volume %s/%s refuses every write: %s", volume.namespace, volume.name, error)
+            return
         except KubeUnavailable as error:
             _log.warning("volume %s/%s is not taken over yet: %s", volume.namespace, volume.name, error)
             await clock.sleep(_RETRY_SECONDS)

@@ -75,6 +75,11 @@ class Backends:
         """A Volume waits for the verdict on this Backend."""
         self.queue.add(("", name))
 
+    def granted(self, name: str) -> None:
+        """A Volume came here: a Backend that this host has let go of is needed again."""
+        if self.open.get(name) is None and not self.open.undecided(name):
+            self.queue.add(("", name))
+
     def report_soon(self, name: str) -> None:
         """Something changed on this backend: report within five seconds, once for all changes until then."""
         self.queue.add(("", name), after=REPORT_EVERY_SECONDS)

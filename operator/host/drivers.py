@@ -34,6 +34,12 @@ async def ask(what: str, call: Awaitable[T]) -> T:
             return await call
     except StorageError:
         raise
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # nobody cancelled us: it came out of the driver, and must not end the worker that called it
+        raise BackendUnavailable(f"{what} was cancelled in the driver", reason="DriverFault") from None
     except TimeoutError:
         raise OperationTimeout(f"{what} did not end within {CALL_SECONDS:g} s") from None
     except Exception as error:  # the edge: a driver may be anybody's
@@ -151,9 +157,10 @@ class Slots:
         self._limit = limit
         self._busy: dict[str, int] = {}
         self._parked: dict[str, deque[Key]] = {}
+        self._handed: dict[Key, str] = {}  # parked once, and now on the way to a slot of this backend
 
     def enter(self, backend: str, key: Key) -> bool:
-        """False: the key is parked and will be handed out by a `leave`."""
+        """False: the key is parked and will be handed out when a slot is free."""
         busy = self._busy.get(backend, 0)
         if busy < self._limit:
             self._busy[backend] = busy + 1
@@ -168,10 +175,21 @@ class Slots:
         self._busy[backend] -= 1
         if not self._busy[backend]:
             del self._busy[backend]
+        return self._next(backend)
+
+    def pass_on(self, key: Key, *, needed: str | None) -> Key | None:
+        """Of a key that runs and needs a slot of `needed`, or none: a parked key that may have the one handed to it."""
+        backend = self._handed.pop(key, None)
+        if backend is None or backend == needed or self._busy.get(backend, 0) >= self._limit:
+            return None
+        return self._next(backend)
+
+    def _next(self, backend: str) -> Key | None:
         parked = self._parked.get(backend)
         if not parked:
             return None
         key = parked.popleft()
         if not parked:
             del self._parked[backend]
+        self._handed[key] = backend
         return key

@@ -10,18 +10,21 @@ the leader's Lease, which lies below this port.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from cinderblock.core.api.builtin import Node
 from cinderblock.core.api.meta import Resource
 from cinderblock.core.clock import Clock
-from cinderblock.core.kube.port import Kube, KubeError, Listing, ObjectNotFound, WatchEvent
+from cinderblock.core.kube.port import Kube, KubeError, KubeUnavailable, Listing, ObjectNotFound, WatchEvent
 from cinderblock.core.kube.store import Store
 
 R = TypeVar("R", bound=Resource)
 _CONFIRMED_SECONDS = 10.0
 _WAIT_FOR_NODE_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
 
 
 class HostGone(KubeError):
@@ -33,6 +36,7 @@ class HostIdentity:
         self.host = host
         self.node = node
         self.gone = asyncio.Event()
+        self._doubted = asyncio.Event()
         self._kube = kube
         self._nodes = nodes
         self._clock = clock
@@ -45,8 +49,31 @@ class HostIdentity:
             try:
                 self._known = await self._kube.get(Node, self.node)
                 self._confirmed_at = self._clock.monotonic()
-            except ObjectNotFound:
+            except (ObjectNotFound, KubeUnavailable) as error:
+                _log.info("host %s waits for its Node: %s", self.host, error)
                 await self._clock.sleep(_WAIT_FOR_NODE_SECONDS)
+
+    def doubt(self) -> None:
+        """The watch says that the Node is gone or another one: look at once."""
+        self._doubted.set()
+
+    async def watch(self) -> NoReturn:
+        """Raises HostGone once that is so, also for a host that has nothing to do."""
+        while True:
+            await self._doubted.wait()
+            self._doubted.clear()
+            try:
+                await self.confirm(within=0.0)
+            except HostGone:
+                raise
+            except KubeError as error:
+                _log.warning("host %s cannot read its Node: %s", self.host, error)
+                await self._clock.sleep(_WAIT_FOR_NODE_SECONDS)
+                self._doubted.set()
+
+    def is_another(self, node: Node) -> bool:
+        """Whether this Node has only the name of the one that we speak for."""
+        return self._known is not None and node.uid != self._known.uid
 
     @property
     def labels(self) -> dict[str, str]:
@@ -73,6 +100,7 @@ class HostIdentity:
             fresh = None
         if known is None or fresh is None or fresh.uid != known.uid:
             self.gone.set()
+            self._doubted.set()
             raise HostGone(f"node {self.node} is gone or was made anew: this host stays silent")
         self._known, self._confirmed_at = fresh, now
 

@@ -103,7 +103,7 @@ class HostRole:
             async with asyncio.TaskGroup() as group:
                 for queue in self.queues:
                     group.create_task(queue.run())
-                group.create_task(self._watch_identity())
+                group.create_task(self._identity.watch())
         except BaseExceptionGroup as group_error:
             gone = group_error.subgroup(HostGone)
             if gone is None:
@@ -113,10 +113,6 @@ class HostRole:
             for end in unsubscribe:
                 end()
             await self.backends.close()
-
-    async def _watch_identity(self) -> None:
-        await self._identity.gone.wait()
-        await self._identity.confirm()  # raises HostGone
 
     def _seed(self) -> None:
         """Everything that may concern this host, once: what was begun before is finished or undone now."""
@@ -154,8 +150,17 @@ class HostRole:
             v.status.allocation.host for v in (old, new) if v is not None and v.status.allocation is not None
         }
         key = (volume.namespace or "", volume.name)
+        if self._newly_granted(old, new):
+            self.backends.granted(volume.status.allocation.backend if volume.status.allocation else "")
         if self.host in hosts or self._stores.attachments.by("volume", "/".join(key)):
             self.volumes.queue.add(key)
+
+    def _newly_granted(self, old: Volume | None, new: Volume | None) -> bool:
+        allocation = new.status.allocation if new is not None else None
+        if allocation is None or allocation.host != self.host:
+            return False
+        before = old.status.allocation if old is not None else None
+        return before is None or (before.host, before.backend) != (allocation.host, allocation.backend)
 
     def _on_attachment(self, old: Attachment | None, new: Attachment | None) -> None:
         attachment = new or old
@@ -180,7 +185,11 @@ class HostRole:
             self.volumes.queue.add(attachment.volume_key)
 
     def _on_node(self, old: Node | None, new: Node | None) -> None:
-        if new is None or new.name != self._identity.node:
+        seen = new or old
+        if seen is None or seen.name != self._identity.node:
+            return
+        if new is None or self._identity.is_another(new):
+            self._identity.doubt()
             return
         if old is None or old.metadata.labels != new.metadata.labels:
             for backend in self._stores.backends.all():

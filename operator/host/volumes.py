@@ -104,11 +104,15 @@ class Volumes:
         volume = self._tools.stores.volumes.get(*key)
         allocation = volume.status.allocation if volume is not None else None
         self._creates.notice_leftovers(key, volume)
-        if volume is None or allocation is None or allocation.host != self._tools.host:
+        ours = allocation is not None and allocation.host == self._tools.host
+        undecided = allocation is not None and self._tools.drivers.undecided(allocation.backend)
+        needed = allocation.backend if allocation is not None and ours and not undecided else None
+        self._wake(self._slots.pass_on(key, needed=needed))
+        if volume is None or allocation is None or not ours:
             self._held.pop(key, None)
             await self._attachments.judge_unserved(key, volume)
             return None
-        if self._tools.drivers.undecided(allocation.backend):
+        if undecided:
             self._open_backend(allocation.backend)
             return None  # asked again with the verdict
         if not self._slots.enter(allocation.backend, key):
@@ -116,9 +120,11 @@ class Volumes:
         try:
             return await self._work(key, volume)
         finally:
-            parked = self._slots.leave(allocation.backend)
-            if parked is not None:
-                self.queue.add(parked)
+            self._wake(self._slots.leave(allocation.backend))
+
+    def _wake(self, parked: Key | None) -> None:
+        if parked is not None:
+            self.queue.add(parked)
 
     async def _work(self, key: Key, volume: Volume) -> float | None:
         failure: StorageError | None = None

@@ -14,7 +14,7 @@ from cinderblock.core.api.volume import (
     VolumePhase,
     VolumeStatus,
 )
-from cinderblock.core.kube.port import Conflict
+from cinderblock.core.kube.port import Conflict, KubeUnavailable, Rejected
 from cinderblock.core.kube.store import Store
 from cinderblock.core.units import GIB
 from cinderblock.operator.control.ledger import Ledger
@@ -82,6 +82,35 @@ async def test_what_a_predecessor_wrote_late_is_counted():
     scheduling = (await bench.volume("v")).status.scheduling
     assert scheduling is not None
     assert scheduling.epoch == 2  # its host may still refuse
+
+
+async def test_a_hand_over_outlasts_an_outage_and_one_volume_that_nobody_can_write():
+    """An object from before a stricter schema refuses every write; it must not keep all others from a leader."""
+    bench = Bench()
+    for name in ("v", "w"):
+        await bench.add_volume(name)
+    store = Store(Volume)
+    kube, unanswered = bench.kube, {"list": 2}
+    listing = kube.list
+
+    async def unsure(kind, **selectors):
+        if unanswered["list"]:
+            unanswered["list"] -= 1
+            raise KubeUnavailable("no answer")
+        return await listing(kind, **selectors)
+
+    def refuse(verb, kind, name):
+        if name == "v":
+            raise Rejected("the schema says no", status=422)
+
+    kube.list, kube.before_write = unsure, refuse
+    taking = asyncio.ensure_future(take_over(kube, store, 2, bench.clock))
+    for _ in range(10):
+        await bench.clock.advance(1)
+    assert taking.done()
+    await taking
+    assert store.synced.is_set()
+    assert (await bench.volume("w")).status.scheduling.epoch == 2
 
 
 async def test_what_does_not_wait_is_not_stamped():

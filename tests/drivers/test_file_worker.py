@@ -48,7 +48,7 @@ async def test_the_deadline_leaves_the_work_and_its_lock(worker: Worker) -> None
         order.append("first")
 
     with pytest.raises(OperationTimeout, match="the work goes on"):
-        await worker.run(slow, key="a", timeout=0.01)
+        await worker.run(slow, key="a", timeout=0.5)
     second = asyncio.ensure_future(worker.run(lambda: order.append("second"), key="a", timeout=10))
     await worker.run(lambda: None, key="b", timeout=10)
     assert order == []
@@ -57,11 +57,26 @@ async def test_the_deadline_leaves_the_work_and_its_lock(worker: Worker) -> None
     assert order == ["first", "second"]
 
 
+async def test_what_no_thread_has_begun_by_the_deadline_never_begins(worker: Worker) -> None:
+    """A disk that hangs must not pile up work for the moment that it comes back."""
+    gate, begun = threading.Event(), list[int]()
+    hanging = [asyncio.ensure_future(worker.run(lambda: gate.wait(10), timeout=10)) for _ in range(8)]
+    await asyncio.sleep(0)
+    for number in range(20):
+        with pytest.raises(OperationTimeout):
+            await worker.run(lambda number=number: begun.append(number), key="a", timeout=0.001)
+    gate.set()
+    await asyncio.gather(*hanging)
+    await worker.run(lambda: None, key="a", timeout=10)
+    assert begun == []
+
+
 @pytest.mark.parametrize("how", ["deadline", "cancelled"])
 async def test_what_nobody_waits_for_any_more_is_handed_over(worker: Worker, how: str) -> None:
-    gate, closed = threading.Event(), threading.Event()
+    begun, gate, closed = threading.Event(), threading.Event(), threading.Event()
 
     def make() -> str:
+        begun.set()
         gate.wait(10)
         return "descriptor"
 
@@ -69,10 +84,10 @@ async def test_what_nobody_waits_for_any_more_is_handed_over(worker: Worker, how
         assert result == "descriptor"
         closed.set()
 
-    timeout = 0.01 if how == "deadline" else 10
+    timeout = 0.5 if how == "deadline" else 10
     task = asyncio.ensure_future(worker.run(make, timeout=timeout, abandoned=abandon))
+    assert await asyncio.to_thread(begun.wait, 10)
     if how == "cancelled":
-        await worker.run(lambda: None, timeout=10)
         task.cancel()
     with pytest.raises((OperationTimeout, asyncio.CancelledError)):
         await task

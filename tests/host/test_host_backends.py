@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 from host_world import LocalFakeDriver, World
 
 from cinderblock.core.api import Backend, Pool, Volume
 from cinderblock.core.api.builtin import Node
 from cinderblock.core.api.meta import find_condition
+from cinderblock.core.kube.port import KubeUnavailable
 from cinderblock.core.names import FINALIZER_PROTECT
 from cinderblock.core.units import GIB, MIB
 
@@ -288,6 +291,59 @@ async def test_a_host_without_its_node_waits(world: World) -> None:
         assert not [w for w in world.kube.writes if w[1] == "Pool"]
         await world.node("n1")
         await world.until(lambda: world.pool_ready("b-n1"))
+
+
+async def test_a_host_starts_when_the_api_server_answers(world: World) -> None:
+    world.driver_class = LocalFakeDriver
+    await world.node("n1")
+    await world.backend(node_selector={})
+    get, fails = world.kube.get, 5
+
+    async def unsure(kind: Any, name: str, namespace: str | None = None) -> Any:
+        nonlocal fails
+        if kind is Node and fails:
+            fails -= 1
+            raise KubeUnavailable("no answer")
+        return await get(kind, name, namespace)
+
+    world.kube.get = unsure  # type: ignore[method-assign]
+    async with world.host("n1", "n1"):
+        await world.until(lambda: world.pool_ready("b-n1"))
+    assert not fails
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_an_idle_host_notices_that_its_node_is_gone(world: World, again: bool) -> None:
+    """Its Lease must not say for hours that somebody serves that node."""
+    world.driver_class = LocalFakeDriver
+    node = await world.node("n1")
+    async with world.host("n1", "n1"):
+        await world.quiet(20)
+        before = len(world.kube.writes)
+        await world.kube.delete(node)
+        if again:
+            await world.kube.create(Node(metadata=node.metadata.with_(uid="", resource_version="")))
+        await world.quiet(20)
+        assert world.role_task.done()
+        assert type(world.role_task.exception()).__name__ == "HostGone"
+        assert len(world.kube.writes) == before + (2 if again else 1)
+
+
+async def test_a_grant_that_crosses_the_end_of_a_pool_is_served(world: World) -> None:
+    """The leader placed it while this host let go of the Backend, which does not select it any more."""
+    world.driver_class = LocalFakeDriver
+    await world.node("n1", labels={"disk": "fast"})
+    await world.backend("b", node_selector={"disk": "fast"})
+    async with world.host("n1", "n1"):
+        await world.until(lambda: world.pool_ready("b-n1"))
+        node = await world.kube.get(Node, "n1")
+        await world.kube.update(node, node.with_(metadata=node.metadata.with_(labels={})))
+        await world.until(lambda: world.gone("b-n1", Pool))
+        await world.volume()
+        await world.grant(host="n1", node="n1")
+        await world.until(world.ready, seconds=60)
+        await world.remove()
+        await world.until(world.gone)
 
 
 def test_small_moves_of_free_bytes_are_not_worth_a_write() -> None:

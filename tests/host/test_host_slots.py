@@ -24,6 +24,21 @@ def test_parked_keys_come_back_one_for_one_in_order() -> None:
     assert slots.leave("other") is None
 
 
+def test_a_key_that_needs_its_slot_no_more_passes_it_on() -> None:
+    slots = Slots(1)
+    a, b, c = ("n", "a"), ("n", "b"), ("n", "c")
+    assert [slots.enter("x", key) for key in (a, b, c)] == [True, False, False]
+    assert slots.leave("x") == b
+    assert slots.pass_on(b, needed=None) == c  # b is gone by now
+    assert slots.pass_on(b, needed=None) is None  # once
+    assert slots.pass_on(c, needed="x") is None  # c takes it
+    assert slots.enter("x", c)
+    assert not slots.enter("x", a)
+    assert slots.leave("x") == a
+    assert slots.pass_on(a, needed="elsewhere") is None  # nobody waits
+    assert slots.enter("elsewhere", a)
+
+
 class _Driver:
     closed = False
 
@@ -54,6 +69,19 @@ async def test_a_driver_that_never_answers_is_cut_off(monkeypatch: pytest.Monkey
     monkeypatch.setattr(drivers, "CALL_SECONDS", 0.01)
     with pytest.raises(OperationTimeout):
         await ask("x", asyncio.Event().wait())
+
+
+async def test_a_driver_that_cancels_itself_ends_no_worker() -> None:
+    async def fails() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(BackendUnavailable):
+        await ask("x", fails())
+    waiting = asyncio.ensure_future(ask("x", asyncio.Event().wait()))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 async def test_errors_of_the_tree_pass_and_others_promise_nothing() -> None:
