@@ -62,7 +62,7 @@ class VolumeGateway:
             if fresh is None or fresh.status.handle != handle:
                 return None
             if not fresh.deleting:
-                self._refuse_in_use(fresh)
+                await self._refuse_in_use(fresh)
                 await self._kube.delete(fresh)
             return fresh
 
@@ -135,9 +135,18 @@ class VolumeGateway:
                 return written
         raise OperationPending(f"volume {volume.name} changes all the time: ask again")
 
-    def _refuse_in_use(self, volume: Volume) -> None:
-        attachments = self._caches.attachments.store.by("volume", f"{volume.namespace}/{volume.name}")
-        nodes = {entry.node for entry in volume.status.attachments} | {a.spec.node for a in attachments}
+    async def _refuse_in_use(self, volume: Volume) -> None:
+        """Errors: VolumeInUse.
+
+        An entry whose Attachment is gone is no reason: the host ends it, safely, once the Volume is being deleted.
+        """
+        cache = self._caches.attachments
+        nodes = {a.spec.node for a in cache.store.by("volume", f"{volume.namespace}/{volume.name}")}
+        for entry in volume.status.attachments:
+            namespace, _, name = entry.attachment.partition("/")
+            found = await cache.fresh(namespace, name)
+            if found is not None and found.uid == entry.attachment_uid:
+                nodes.add(entry.node)
         if nodes:
             raise VolumeInUse(f"volume {volume.status.handle} is attached to {', '.join(sorted(nodes))}")
 

@@ -138,9 +138,7 @@ class ControllerService:
                 csi_pb2.ListVolumesResponse.Entry(
                     volume=self._volume(volume),
                     # Always there: an entry without it would read as "attached nowhere".
-                    status=status(
-                        published_node_ids=list(dict.fromkeys(a.node for a in volume.status.attachments))
-                    ),
+                    status=status(published_node_ids=_published(volume)),
                 )
                 for volume in page.volumes
             ],
@@ -228,6 +226,11 @@ class ControllerService:
             volume_id=volume.status.handle or "",
             accessible_topology=reachable_from(pool),
         )
+
+
+def _published(volume: Volume) -> list[str]:
+    """The nodes that may reach it; one that was fenced may not."""
+    return list(dict.fromkeys(entry.node for entry in volume.status.attachments if not entry.fenced))
 
 
 def _require(value: str, field: str) -> None:

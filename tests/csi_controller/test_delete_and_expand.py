@@ -10,7 +10,7 @@ from csi_rig import RELEASE, Code, Rig, block, create_request, eventually, mount
 
 from cinderblock.core.api.attachment import Attachment, AttachmentSpec
 from cinderblock.core.api.meta import ObjectMeta
-from cinderblock.core.api.volume import Volume, VolumeSpec
+from cinderblock.core.api.volume import Use, Volume, VolumeAttachmentEntry, VolumeSpec
 from cinderblock.core.errors import GrpcCode
 from cinderblock.core.units import GIB
 from cinderblock.csi.pb import csi_pb2
@@ -199,3 +199,40 @@ async def test_bad_validations(rig: Rig) -> None:
     assert (await refused(validate(rig, "", mount())))[0] is Code.INVALID_ARGUMENT
     assert (await refused(validate(rig, handle)))[0] is Code.INVALID_ARGUMENT
     assert (await refused(validate(rig, "fake-vol-id", mount())))[0] is Code.NOT_FOUND
+
+
+async def entry_without_attachment(rig: Rig, handle: str, *, fenced: bool) -> None:
+    (volume,) = (await rig.kube.list(Volume)).items
+    assert volume.status.handle == handle
+    entry = VolumeAttachmentEntry(
+        attachment_uid="gone",
+        attachment=f"{RELEASE}/gone",
+        node="n1",
+        generation=1,
+        use=Use.MOUNT,
+        fenced=fenced,
+    )
+    after = volume.with_(status=volume.status.with_(attachments=(entry,)))
+    await rig.kube.update_status(volume, after)
+    assert rig.gateway is not None
+    store = rig.gateway.caches.volumes.store
+    await eventually(lambda: all(v.status.attachments for v in store.all()))
+
+
+async def test_an_entry_whose_attachment_is_gone_does_not_keep_a_volume_for_ever(rig: Rig) -> None:
+    """Only the host can end such an entry, and it does so once the Volume is being deleted (docs/protocol.md)."""
+    handle = await created(rig)
+    await entry_without_attachment(rig, handle, fenced=False)
+    code, _ = await refused(delete(rig, handle, timeout=1.5))
+    assert code is Code.ABORTED
+    (volume,) = (await rig.kube.list(Volume)).items
+    assert volume.deleting
+    assert rig.operator.deleted == []
+
+
+async def test_a_node_that_was_cut_off_is_not_shown_as_published(rig: Rig) -> None:
+    handle = await created(rig)
+    await entry_without_attachment(rig, handle, fenced=True)
+    (entry,) = (await rig.stub.ListVolumes(csi_pb2.ListVolumesRequest())).entries
+    assert entry.HasField("status")
+    assert list(entry.status.published_node_ids) == []
