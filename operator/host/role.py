@@ -10,11 +10,12 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from cinderblock.core.api.attachment import Attachment
+from cinderblock.core.api.attachment import ADMITTED, EXPORTED, Attachment
 from cinderblock.core.api.backend import Backend, Pool
 from cinderblock.core.api.builtin import Node
+from cinderblock.core.api.meta import drop_condition
 from cinderblock.core.api.node import StorageNode
-from cinderblock.core.api.volume import Volume
+from cinderblock.core.api.volume import READY, Volume
 from cinderblock.core.clock import Clock
 from cinderblock.core.kube.events import EventRecorder
 from cinderblock.core.kube.port import Kube
@@ -144,7 +145,7 @@ class HostRole:
 
     def _on_volume(self, old: Volume | None, new: Volume | None) -> None:
         volume = new or old
-        if volume is None:
+        if volume is None or (old is not None and new is not None and _only_told(old, new)):
             return
         hosts = {
             v.status.allocation.host for v in (old, new) if v is not None and v.status.allocation is not None
@@ -164,7 +165,7 @@ class HostRole:
 
     def _on_attachment(self, old: Attachment | None, new: Attachment | None) -> None:
         attachment = new or old
-        if attachment is not None:
+        if attachment is not None and not (old is not None and new is not None and _only_answered(old, new)):
             self.volumes.queue.add(attachment.volume_key)
 
     def _on_backend(self, old: Backend | None, new: Backend | None) -> None:
@@ -194,6 +195,34 @@ class HostRole:
         if old is None or old.metadata.labels != new.metadata.labels:
             for backend in self._stores.backends.all():
                 self.backends.queue.add(("", backend.name))
+
+
+def _only_told(old: Volume, new: Volume) -> bool:
+    """Whether only an error, or its end, was told: our own report must not wake us out of its back-off."""
+
+    def rest(volume: Volume) -> Volume:
+        status = volume.status
+        conditions = drop_condition(status.conditions, READY)
+        return volume.with_(
+            metadata=volume.metadata.with_(resource_version=""),
+            status=status.with_(last_error=None, phase=None, conditions=conditions),
+        )
+
+    return rest(old) == rest(new)
+
+
+def _only_answered(old: Attachment, new: Attachment) -> bool:
+    """As `_only_told`, of an Attachment."""
+
+    def rest(attachment: Attachment) -> Attachment:
+        status = attachment.status
+        conditions = drop_condition(drop_condition(status.conditions, ADMITTED), EXPORTED)
+        return attachment.with_(
+            metadata=attachment.metadata.with_(resource_version=""),
+            status=status.with_(last_error=None, observed_generation=0, conditions=conditions),
+        )
+
+    return rest(old) == rest(new)
 
 
 def _same(old: Backend, new: Backend) -> bool:

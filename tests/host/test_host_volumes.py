@@ -8,7 +8,9 @@ from host_world import World
 from cinderblock.core.api import Backend, Volume
 from cinderblock.core.api.meta import is_true
 from cinderblock.core.api.volume import FilesystemState, OperationKind, VolumePhase
+from cinderblock.core.errors import BackendUnavailable
 from cinderblock.core.units import GIB
+from cinderblock.drivers.fake import FakeDriver
 from cinderblock.operator.host import volume_status as say
 
 
@@ -183,6 +185,36 @@ async def test_a_backend_that_stays_away_gives_the_grant_back(world: World, brea
         await world.until(lambda: _objects(world, 1), seconds=900)
         volume = await world.get()
     assert list(world.objects) == [f"{volume.uid}-2"]
+
+
+@pytest.mark.parametrize("verb", ["create_volume", "export"])
+async def test_an_error_that_reads_different_each_time_is_backed_off_all_the_same(
+    world: World, verb: str
+) -> None:
+    """Arrays put request numbers into their messages; our own report of one must not wake us for the next try."""
+    tries: list[str] = []
+
+    async def fail(self: FakeDriver, *_: object) -> None:
+        tries.append(f"request {len(tries)} failed")
+        raise BackendUnavailable(tries[-1])
+
+    await world.backend()
+    await world.node("n1")
+    async with world.host():
+        await world.until(world.pool_ready)
+        if verb == "export":
+            await world.available()
+        opened = world.role.backends.open.get("b") if world.role else None
+        assert opened is not None
+        setattr(opened.driver, verb, fail.__get__(opened.driver))
+        if verb == "export":
+            await world.attach("n1")
+        else:
+            await world.volume()
+            await world.grant()
+        for _ in range(100):
+            await world.quiet(1)
+    assert 5 <= len(tries) <= 12
 
 
 async def test_a_create_that_fails_slowly_is_tried_once(world: World) -> None:
