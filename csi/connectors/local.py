@@ -16,9 +16,10 @@ from typing import TypeVar
 
 from cinderblock.core.api.attachment import Connection, ConnectionProtocol, LocalConnection
 from cinderblock.core.errors import BackendFault, BackendUnavailable, InvalidRequest, VolumeInUse
+from cinderblock.core.loops import LoopStatus, backing_of
 from cinderblock.csi.connectors.base import Device, WrongDevice
 from cinderblock.csi.connectors.beneath import open_beneath
-from cinderblock.csi.connectors.loop import LoopDevices, LoopStatus, backing_of
+from cinderblock.csi.connectors.loop import LoopDevices
 
 IDENTITY_ATTRIBUTE = "user.cinderblock.identity"
 SECTOR_BYTES = 512  # fixed for good: a filesystem made on one sector size does not mount on another

@@ -193,7 +193,7 @@ class PoolImageMount:
 
         def find() -> list[str]:
             status = os.stat(place.name, dir_fd=place.folder_fd, follow_symlinks=False)
-            return sorted(loop.path for loop in loops_of(status))
+            return loops_of(status)
 
         found = await self._in_thread(find)
         if not found:

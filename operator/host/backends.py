@@ -156,8 +156,9 @@ class Backends:
                 again = await self._pools.report(owner, opened.driver, reports, closed)
         except StorageError as error:
             self._explain(backend.name, error.message)
-            await self._pools.report_failure(owner, error)
+            # The Event first: where a Pool's name is taken, there is no Pool that could say it.
             await self._tools.recorder.warn(backend, error.reason, f"host {owner.host}: {error.message}")
+            await self._pools.report_failure(owner, error)
             raise
         self.open.explain(backend.name, None)
         if not opened.serving:

@@ -105,6 +105,11 @@ class Creates:
                 pool = await self._tools.kube.get(Pool, name)
             except (ObjectNotFound, KubeError) as error:
                 raise BackendUnavailable(f"Pool {name}: {error}", reason="PoolMissing") from error
+        if (pool.spec.backend, pool.spec.host) != (backend_of(volume), self._tools.host):
+            raise BackendUnavailable(
+                f"Pool {name} belongs to Backend {pool.spec.backend} on host {pool.spec.host} by now",
+                reason="PoolMissing",
+            )
         return pool.spec.pool
 
     async def _record_created(

@@ -101,13 +101,13 @@ class Pools:
                 known = await self._kube.create(new)
             except ObjectExists:
                 known = await self._kube.get(Pool, new.name)
-            self._store.apply(known)
         if (known.spec.backend, known.spec.host) != (owner.backend.name, owner.host):
             raise StorageError(
                 f"Pool {known.name} belongs to Backend {known.spec.backend} on host {known.spec.host}:"
                 " rename one of the Backends",
                 reason="PoolNameTaken",
             )
+        self._store.apply(known)
         return known
 
     async def _write(self, pool: Pool, status: PoolStatus) -> float | None:

@@ -259,6 +259,11 @@ async def test_a_pool_name_of_another_backend_is_not_taken(world: World) -> None
         await world.quiet(20)
         pool = await world.kube.get(Pool, "a-b-c")
         assert (pool.spec.backend, pool.status.pool_id) == ("a", None)
+        assert "PoolNameTaken" in await world.events()
+        await world.volume()
+        await world.grant(backend="a-b", host="c", node="c")
+        await world.quiet(20)
+        assert not world.objects
 
 
 async def test_a_node_made_anew_silences_its_host(tmp_path: Path) -> None:
