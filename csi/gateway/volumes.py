@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import re
 
+from cinderblock.core.api.meta import ErrorRecord
 from cinderblock.core.api.volume import Volume
-from cinderblock.core.errors import NotFound, NotReady, OperationPending, SizeOutOfRange, VolumeInUse
+from cinderblock.core.errors import (
+    NotFound,
+    NotReady,
+    OperationPending,
+    PreconditionFailed,
+    SizeOutOfRange,
+    StorageError,
+    VolumeInUse,
+)
 from cinderblock.core.kube.port import Conflict, Kube, ObjectNotFound, Rejected
 from cinderblock.core.units import format_bytes
 from cinderblock.csi.convert import error_of
@@ -103,7 +112,7 @@ class VolumeGateway:
             # An error of an older spec says nothing: only what was judged since the size was asked counts.
             error = volume_error(seen)
             if error is not None and error.observed_generation >= asked.metadata.generation:
-                raise error_of(error)
+                raise _of_expansion(error)
             return None
 
         return await self._caches.volumes.until(
@@ -158,3 +167,11 @@ def _within(volume: Volume, size: SizeRange) -> Volume:
             f"the volume has {have_bytes} bytes, more than limit_bytes {size.limit_bytes}: it never shrinks"
         )
     return volume
+
+
+def _of_expansion(record: ErrorRecord) -> StorageError:
+    """The recorded error; FAILED_PRECONDITION means "in use" to the resizer, so it is kept for just that."""
+    error = error_of(record)
+    if isinstance(error, PreconditionFailed) and error.reason != VolumeInUse.default_reason:
+        return NotReady(error.message, reason=error.reason)
+    return error

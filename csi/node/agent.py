@@ -73,7 +73,7 @@ class NodeAgent:
             while True:
                 try:
                     await self.sweep()
-                except (StorageError, KubeError) as error:
+                except (StorageError, KubeError, OSError) as error:
                     _log.warning("looking for stray devices: %s", error)
                 await self._clock.sleep(_SWEEP_SECONDS)
         finally:

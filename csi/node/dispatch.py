@@ -12,6 +12,7 @@ from cinderblock.core.kube.port import Conflict, KubeError
 Key = tuple[str, str]
 _FIRST, _LAST = 0.2, 30.0
 _AFTER_CONFLICT = 0.05
+_PARALLEL = 32  # a sick disk holds a place for each of its volumes
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +20,9 @@ _log = logging.getLogger(__name__)
 class Dispatcher:
     """`reconcile(key)` returns the seconds after which it wants to be called again, or None."""
 
-    def __init__(self, reconcile: Callable[[Key], Awaitable[float | None]], *, parallel: int = 8) -> None:
+    def __init__(
+        self, reconcile: Callable[[Key], Awaitable[float | None]], *, parallel: int = _PARALLEL
+    ) -> None:
         self._reconcile = reconcile
         self._places = asyncio.Semaphore(parallel)
         self._tasks: dict[Key, asyncio.Task[None]] = {}

@@ -174,6 +174,16 @@ async def test_expand_without_a_range(rig: Rig) -> None:
     assert (await refused(call))[0] is Code.INVALID_ARGUMENT
 
 
+async def test_an_expansion_says_in_use_only_for_what_is_in_use(rig: Rig) -> None:
+    """The resizer takes FAILED_PRECONDITION as "in use" and does not come back while a pod uses the claim."""
+    handle = await created(rig)
+    rig.operator.extend_error = (GrpcCode.FAILED_PRECONDITION, "the pool is being looked after")
+    code, message = await refused(expand(rig, handle, 2 * GIB))
+    assert code is Code.UNAVAILABLE
+    assert message == "the pool is being looked after"
+    rig.operator.extend_error = None
+
+
 # validate ------------------------------------------------------------------------------------------------
 def validate(rig: Rig, volume_id: str, *capabilities: Any, **more: Any) -> Any:
     return rig.stub.ValidateVolumeCapabilities(

@@ -16,6 +16,8 @@ from cinderblock.core.api.attachment import FormatPermit, Probe
 from cinderblock.core.api.node import StorageNode
 from cinderblock.core.api.volume import Filesystem, FilesystemState, Use
 from cinderblock.core.errors import BackendFault
+from cinderblock.csi.connectors.local import LocalConnector
+from cinderblock.csi.node import filesystem, stage
 from cinderblock.csi.pb import csi_pb2
 
 pytestmark = pytest.mark.root
@@ -405,6 +407,51 @@ async def test_figures_and_growing(node):
         code, _ = await code_of(node.stub.NodeGetVolumeStats(request))
         assert code is Code.NOT_FOUND
     await node.unpublish(handle)
+    await node.unstage(handle)
+    await node.released(handle)
+
+
+async def test_where_a_mounted_ext4_cannot_grow_the_next_stage_grows_it(node, monkeypatch):
+    """The kubelet takes FAILED_PRECONDITION as "not on this node, go on mounting": the next stage must do it."""
+    for module in (filesystem, stage):
+        monkeypatch.setattr(module, "grows_mounted", lambda fs_type: fs_type != "ext4")
+    handle = await node.host.volume()
+    await node.host.attach(handle)
+    await node.stage(handle)
+    await node.publish(handle)
+    Path(node.target(), "file").write_text("precious")
+    request = csi_pb2.NodeExpandVolumeRequest(
+        volume_id=handle,
+        volume_path=node.target(),
+        capacity_range=csi_pb2.CapacityRange(required_bytes=192 * MIB),
+    )
+    await node.host.extend(handle, 192 * MIB)
+    code, text = await code_of(node.stub.NodeExpandVolume(request, timeout=20))
+    assert (code, "next staged" in text) == (Code.FAILED_PRECONDITION, True)
+    await node.stage(handle)  # the kubelet repeats it while the volume is in use: nothing is done to it
+    assert node.runner.count("resize2fs") == node.runner.count("e2fsck") == 0
+    await node.unpublish(handle)
+    await node.unstage(handle)
+    await node.stage(handle)
+    await node.publish(handle)
+    assert (await node.stub.NodeExpandVolume(request, timeout=20)).capacity_bytes == 192 * MIB
+    figures = os.statvfs(node.target())
+    assert figures.f_blocks * figures.f_frsize > 150 * MIB
+    assert Path(node.target(), "file").read_text() == "precious"
+    await node.unpublish(handle)
+    await node.unstage(handle)
+    await node.released(handle)
+
+
+async def test_a_fault_of_the_sweep_does_not_end_the_process(node, monkeypatch):
+    async def fails(self):
+        raise OSError(5, "the device is sick")
+
+    monkeypatch.setattr(LocalConnector, "strays", fails)
+    await node.restart()
+    handle = await node.host.volume()
+    await node.host.attach(handle)
+    await node.stage(handle)
     await node.unstage(handle)
     await node.released(handle)
 
