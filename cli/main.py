@@ -9,7 +9,7 @@ import asyncio
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -247,7 +247,20 @@ def _run(work: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
         status = asyncio.run(work())
     except (HookRefused, StorageError, KubeError, ValueError) as error:
         _fail(str(error))
+    except BaseExceptionGroup as group:  # parts that run side by side end together
+        told, faults = group.split((StorageError, KubeError))
+        if told is None or faults is not None:
+            raise
+        _fail("; ".join(dict.fromkeys(map(str, _leaves(told)))))
     sys.exit(status)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _fail(message: str) -> NoReturn:

@@ -66,3 +66,18 @@ def test_a_process_loads_only_its_own_world(imported, forbidden):
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=True, env=CLEAN
     )
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("command", [("controller",), ("node", "--node=n1")])
+def test_a_socket_that_cannot_be_had_is_one_plain_line(tmp_path, command):
+    config, taken = tmp_path / "kubeconfig", tmp_path / "csi.sock"
+    config.write_text(
+        "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}],"
+        " clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: u, user: {}}]}"
+    )
+    taken.write_text("not a socket")
+    done = cinderblock("csi", *command, f"--endpoint=unix://{taken}", f"--kubeconfig={config}")
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert "in the way" in done.stderr
+    assert "Traceback" not in done.stderr
