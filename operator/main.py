@@ -109,7 +109,7 @@ class _Process:
         recorder = EventRecorder(self._kube, COMPONENT, self._clock, instance=self._options.identity)
         role = self._host_role(self._kube, recorder, host, node, SystemRunner())
         return await self._serve(
-            scope, [("heartbeat", self._heartbeat(self._kube, host)), ("host", role.run())]
+            scope, [("heartbeat", self._heartbeat(self._kube, host, node)), ("host", role.run())]
         )
 
     async def leader(self) -> int:
@@ -186,13 +186,14 @@ class _Process:
             host_metrics=self._host_metrics,
         )
 
-    async def _heartbeat(self, kube: Kube, host: str) -> None:
+    async def _heartbeat(self, kube: Kube, host: str, node: str | None = None) -> None:
         heart = Heartbeat(
             kube,
             self._clock,
             namespace=self._options.namespace,
             host=host,
             identity=self._options.identity,
+            node=node,
         )
         self._fresh("heartbeat", lambda: heart.beat_at, _STALE_LEASE)
         await heart.run()

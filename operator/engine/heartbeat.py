@@ -1,14 +1,15 @@
 """A volume host's sign of life: one Lease per host, changed every 10 s.
 
-The leader takes a host as alive while it sees the Lease change; it compares no clocks.
+The leader takes a host as alive while it sees the Lease change; it compares no clocks. A node's Lease is owned by
+its Node, so that it goes with it.
 """
 
 from __future__ import annotations
 
 import logging
 
-from cinderblock.core.api.builtin import Lease, LeaseSpec
-from cinderblock.core.api.meta import ObjectMeta
+from cinderblock.core.api.builtin import Lease, LeaseSpec, Node
+from cinderblock.core.api.meta import ObjectMeta, OwnerReference
 from cinderblock.core.clock import Clock
 from cinderblock.core.kube.port import Conflict, Kube, KubeError, ObjectExists, ObjectNotFound
 from cinderblock.core.names import host_lease
@@ -21,12 +22,15 @@ _log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    def __init__(self, kube: Kube, clock: Clock, *, namespace: str, host: str, identity: str) -> None:
+    def __init__(
+        self, kube: Kube, clock: Clock, *, namespace: str, host: str, identity: str, node: str | None = None
+    ) -> None:
         self._kube = kube
         self._clock = clock
         self._namespace = namespace
         self._name = host_lease(host)
         self._identity = identity
+        self._node = node
         self._lease: Lease | None = None
         self.beat_at: float | None = None  # monotonic time of the last one that arrived, for health checks
 
@@ -53,7 +57,9 @@ class Heartbeat:
                 self._lease = await self._kube.get(Lease, self._name, self._namespace)
             self._lease = await self._kube.update(self._lease, self._lease.with_(spec=spec))
         except ObjectNotFound:
-            meta = ObjectMeta(name=self._name, namespace=self._namespace)
+            meta = ObjectMeta(
+                name=self._name, namespace=self._namespace, owner_references=await self._owners()
+            )
             try:
                 self._lease = await self._kube.create(Lease(metadata=meta, spec=spec))
             except ObjectExists:
@@ -65,6 +71,12 @@ class Heartbeat:
             )
             raise
         self.beat_at = self._clock.monotonic()
+
+    async def _owners(self) -> tuple[OwnerReference, ...]:
+        if self._node is None:
+            return ()
+        node = await self._kube.get(Node, self._node)
+        return (OwnerReference(api_version=Node.API_VERSION, kind=Node.KIND, name=node.name, uid=node.uid),)
 
     def _fraction(self) -> int:
         return int(self._clock.monotonic() % 1 * 1_000_000)

@@ -11,10 +11,10 @@ from fake_clock import FakeClock, settle
 from fake_kube import FakeKube
 
 from cinderblock.core.api import Volume
-from cinderblock.core.api.builtin import Lease, LeaseSpec
+from cinderblock.core.api.builtin import Lease, LeaseSpec, Node
 from cinderblock.core.api.meta import ObjectMeta
 from cinderblock.core.api.volume import VolumeSpec
-from cinderblock.core.kube.port import Conflict, KubeUnavailable
+from cinderblock.core.kube.port import Conflict, KubeUnavailable, ObjectNotFound
 from cinderblock.core.process import Result
 from cinderblock.operator.engine.election import Elector, Move, Sight, decide
 from cinderblock.operator.engine.guard import (
@@ -333,3 +333,22 @@ async def test_a_heartbeat_changes_its_lease_every_ten_seconds_and_survives_ever
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_lease_of_a_node_goes_with_its_node():
+    """Nodes come and go under ever new names; a Lease of each would stay for ever."""
+    kube, clock = FakeKube(), FakeClock()
+    heart = Heartbeat(kube, clock, namespace="ns", host="n1", identity="pod-1", node="n1")
+    with pytest.raises(ObjectNotFound):
+        await heart.beat()  # no Node: nobody is alive there
+    node = await kube.create(Node(metadata=ObjectMeta(name="n1")))
+    await heart.beat()
+    [owner] = (await kube.get(Lease, "cinderblock-host-n1", "ns")).metadata.owner_references
+    assert (owner.api_version, owner.kind, owner.name, owner.uid) == ("v1", "Node", "n1", node.uid)
+    # the Node is made anew: the garbage collector takes the Lease away, and the next beat makes its successor
+    await kube.delete(node)
+    again = await kube.create(Node(metadata=ObjectMeta(name="n1")))
+    await kube.delete(await kube.get(Lease, "cinderblock-host-n1", "ns"))
+    await heart.beat()
+    [owner] = (await kube.get(Lease, "cinderblock-host-n1", "ns")).metadata.owner_references
+    assert owner.uid == again.uid
