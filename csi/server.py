@@ -68,6 +68,7 @@ async def serving(path: Path, services: Sequence[Service], edge: Edge) -> AsyncI
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     for service in services:
         server.add_generic_rpc_handlers((_handlers(service, edge),))
+    path.parent.mkdir(mode=0o700, exist_ok=True)  # below the kubelet's plugins, which only the kubelet makes
     await asyncio.to_thread(clear_stale, path)
     before = os.umask(0o177)
     try:

@@ -169,3 +169,15 @@ def test_people_get_volumes_with_their_namespace_and_nothing_of_the_cluster(helm
         "edit",
         "admin",
     }
+
+
+def test_nothing_is_mounted_below_what_spreads_to_the_node(helm: Path) -> None:
+    """Such a mount would appear on the node at every start of the pod, and never go."""
+    for name, spec in pod_specs(render(helm)).items():
+        for container in spec["containers"]:
+            mounts = container.get("volumeMounts", [])
+            spread = [m["mountPath"] for m in mounts if m.get("mountPropagation") == "Bidirectional"]
+            below = [
+                m["mountPath"] for m in mounts if any(m["mountPath"].startswith(f"{s}/") for s in spread)
+            ]
+            assert not below, name

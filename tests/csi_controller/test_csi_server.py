@@ -79,6 +79,14 @@ async def test_the_socket_is_private_and_gone_after_a_stop(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_the_socket_gets_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "csi.cinderblock.io" / "csi.sock"
+    for _ in range(2):
+        async with serving(path, [], Edge(RpcMetrics(CollectorRegistry()))):
+            assert stat.S_ISSOCK(path.stat().st_mode)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
 async def test_a_stale_socket_is_replaced_and_a_live_one_refused(tmp_path: Path) -> None:
     path = tmp_path / "csi.sock"
     with socket.socket(socket.AF_UNIX) as left_behind:

@@ -1,0 +1,208 @@
+"""Who may do what, asked of a real API server with the chart's Roles and admission policies."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from chart_world import NAMESPACE, VOLUMES, ChartWorld, volume
+from tools.shell import ToolError
+
+pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.timeout(600)]
+
+ATTACHMENTS, STORAGE_NODES = "attachments.cinderblock.io", "storagenodes.cinderblock.io"
+TENANT, TEAM = "somebody", "team"
+NODE_ACCOUNT = f"system:serviceaccount:{NAMESPACE}:cinderblock-node"
+NAMESPACED, CLUSTER = (
+    ("volumes", "attachments", "snapshots"),
+    ("backends", "pools", "volumetypes", "storagenodes"),
+)
+READ, WRITE = {"get", "list", "watch"}, {"create", "update", "patch", "delete", "deletecollection"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def team(world: ChartWorld) -> None:
+    """A namespace with one user of each of the built-in roles."""
+    world.ensure_installed()
+    objects: list[dict[str, Any]] = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM}},
+        *(
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "RoleBinding",
+                "metadata": {"name": role, "namespace": TEAM},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+                "subjects": [
+                    {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": f"{TENANT}-{role}"}
+                ],
+            }
+            for role in ("view", "edit", "admin")
+        ),
+    ]
+    world.apply(*objects)
+    # the controller manager adds the chart's rules to the built-in roles
+    world.wait(
+        "edit to cover Volumes", lambda: "create" in allowed(world, "edit", "volumes", ("create",)), 30
+    )
+
+
+def allowed(world: ChartWorld, role: str, resource: str, verbs: Any, namespace: str = TEAM) -> set[str]:
+    """Verbs that a SubjectAccessReview grants to the user of a role."""
+    name, _, sub = resource.partition("/")
+    found = set()
+    for verb in verbs:
+        attributes = {"group": "cinderblock.io", "resource": name, "verb": verb, "namespace": namespace}
+        if sub:
+            attributes["subresource"] = sub
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {"user": f"{TENANT}-{role}", "resourceAttributes": attributes},
+        }
+        answer = json.loads(world.kube.kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(review)))
+        if answer["status"]["allowed"]:
+            found.add(verb)
+    return found
+
+
+@pytest.mark.parametrize(("role", "verbs"), [("view", READ), ("edit", READ | WRITE), ("admin", READ | WRITE)])
+def test_what_a_tenant_may_do_in_the_own_namespace(world: ChartWorld, role: str, verbs: set[str]) -> None:
+    for resource in NAMESPACED:
+        assert allowed(world, role, resource, READ | WRITE) == verbs, resource
+        assert not allowed(world, role, f"{resource}/status", WRITE), resource
+        assert not allowed(world, role, resource, ("get", "create"), namespace="default"), resource
+
+
+def test_what_a_tenant_may_not_do_anywhere(world: ChartWorld) -> None:
+    for resource in CLUSTER:
+        for target in (resource, f"{resource}/status"):
+            assert not allowed(world, "admin", target, ("get", "create", "patch", "delete"), namespace=""), (
+                target
+            )
+
+
+def as_tenant(role: str = "edit") -> tuple[str, ...]:
+    return (f"--as={TENANT}-{role}",)
+
+
+def attachment(name: str, namespace: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "cinderblock.io/v1alpha1",
+        "kind": "Attachment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"volume": "v", "node": "node1", **spec},
+    }
+
+
+def test_a_tenant_makes_volumes_and_no_claim_of_others(world: ChartWorld) -> None:
+    world.kube.kubectl("apply", "-f", "-", *as_tenant(), stdin=json.dumps(volume("mine", TEAM)))
+    claim_ref = {"namespace": "default", "name": "theirs", "uid": "11111111-2222-3333-4444-555555555555"}
+    for obj in (
+        volume("stolen", TEAM, claimRef=claim_ref),
+        attachment("stolen", TEAM, claimRef=claim_ref),
+    ):
+        assert "spec.claimRef" in world.refused("create", "-f", "-", *as_tenant(), obj=obj)
+        assert "spec.claimRef" in world.refused("create", "-f", "-", obj=obj), "an administrator as well"
+    foreign = attachment("foreign", TEAM, volumeNamespace="default")
+    assert "volumeNamespace" in world.refused("create", "-f", "-", *as_tenant(), obj=foreign)
+    world.kube.kubectl("create", "-f", "-", stdin=json.dumps(attachment("own", TEAM, volumeNamespace=TEAM)))
+    world.kube.kubectl("delete", ATTACHMENTS, "own", "-n", TEAM, "--timeout=60s", timeout=70)
+
+
+def test_a_tenant_writes_no_status_and_cannot_drop_what_protects_the_data(world: ChartWorld) -> None:
+    world.ready_volume("protected", TEAM)
+    patch = json.dumps({"status": {"phase": "Lost"}})
+    said = world.refused(
+        "patch",
+        VOLUMES,
+        "protected",
+        "-n",
+        TEAM,
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        patch,
+        *as_tenant(),
+    )
+    assert "Forbidden" in said or "forbidden" in said
+    for finalizers in ([], None, ["example.com/mine"]):
+        patch = json.dumps({"metadata": {"finalizers": finalizers}})
+        said = world.refused(
+            "patch", VOLUMES, "protected", "-n", TEAM, "--type=merge", "-p", patch, *as_tenant()
+        )
+        assert "cinderblock.io/protect" in said, said
+    more = json.dumps({"metadata": {"finalizers": ["cinderblock.io/protect", "example.com/mine"]}})
+    world.kube.kubectl("patch", VOLUMES, "protected", "-n", TEAM, "--type=merge", "-p", more, *as_tenant())
+    back = json.dumps({"metadata": {"finalizers": ["cinderblock.io/protect"]}})
+    world.kube.kubectl("patch", VOLUMES, "protected", "-n", TEAM, "--type=merge", "-p", back, *as_tenant())
+    world.kube.kubectl("delete", VOLUMES, "protected", "-n", TEAM, "--timeout=60s", *as_tenant(), timeout=70)
+
+
+def test_a_node_writes_what_is_its_own_and_nothing_else(world: ChartWorld) -> None:
+    """With the token that the kubelet gives the pod, bound to its node, and with one that names another."""
+    world.ready_volume("v", TEAM)
+    world.apply(attachment("a", TEAM))
+    world.kube.kubectl(
+        "wait", "-n", TEAM, "--for=condition=Connected", f"{ATTACHMENTS}/a", "--timeout=60s", timeout=70
+    )
+    other = {
+        "apiVersion": "cinderblock.io/v1alpha1",
+        "kind": "StorageNode",
+        "metadata": {"name": "node1-neighbour"},
+    }
+    world.apply(other)
+    node_pod = world.pod_names("node")[0]
+    bound = world.kube.kubectl(
+        "create", "token", "cinderblock-node", "-n", NAMESPACE, "--bound-object-kind=Pod",
+        f"--bound-object-name={node_pod}",
+    ).strip()  # fmt: skip
+    loose = world.kube.kubectl("create", "token", "cinderblock-node", "-n", NAMESPACE).strip()
+
+    def patch(kind: str, name: str, identity: tuple[str, ...], sub: str = "status") -> None:
+        where = ("-n", TEAM) if kind == ATTACHMENTS else ()
+        body = json.dumps({"status": {"bootID": "x"}} if sub else {"metadata": {"labels": {"x": "y"}}})
+        sub_argv = (f"--subresource={sub}",) if sub else ()
+        world.kube.kubectl("patch", kind, name, *where, *sub_argv, "--type=merge", "-p", body, *identity)
+
+    def refused(kind: str, name: str, identity: tuple[str, ...], sub: str = "status") -> str:
+        with pytest.raises(ToolError) as said:
+            patch(kind, name, identity, sub)
+        return str(said.value)
+
+    mine = token_argv(world, bound)
+    patch(ATTACHMENTS, "a", mine)
+    patch(STORAGE_NODES, "node1", mine)
+    reason = "only write objects of its own node"
+    assert reason in refused(STORAGE_NODES, "node1-neighbour", mine)
+    assert reason in refused(STORAGE_NODES, "node1-neighbour", mine, sub="")
+    for identity in (
+        token_argv(world, loose),
+        impersonated("node2"),
+    ):
+        assert reason in refused(ATTACHMENTS, "a", identity)
+        assert reason in refused(STORAGE_NODES, "node1", identity)
+    assert "forbidden" in refused(VOLUMES, "v", mine).lower()
+    world.kube.kubectl("delete", STORAGE_NODES, "node1-neighbour")
+    world.kube.kubectl("delete", ATTACHMENTS, "a", "-n", TEAM, "--timeout=60s", timeout=70)
+
+
+def token_argv(world: ChartWorld, token: str) -> tuple[str, ...]:
+    """kubectl as the bearer of a token: without the administrator's certificate."""
+    layout = world.machinery.layout
+    path = layout.control / f"token-{abs(hash(token))}.kubeconfig"
+    config = json.loads(world.kube.kubectl("config", "view", "--raw", "-o", "json"))
+    config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(config))
+    return (f"--kubeconfig={path}",)
+
+
+def impersonated(node: str) -> tuple[str, ...]:
+    return (f"--as={NODE_ACCOUNT}", f"--as-user-extra=authentication.kubernetes.io/node-name={node}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_team_afterwards(world: ChartWorld, team: None) -> Any:
+    yield
+    world.kube.kubectl("delete", "namespace", TEAM, "--timeout=120s", timeout=130)
