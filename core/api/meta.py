@@ -143,6 +143,24 @@ class CelRule:
     message: str
     field_path: str = ""
     blames: str = ""
+    message_expression: str = ""  # a message made at the refusal; `message` is the fallback
+
+
+def immutable(*fields: str) -> CelRule:
+    """These fields of the spec never change, nor come or go. One rule for all of them, for every write pays for
+    every rule; the message names what was changed."""
+
+    def same(field: str) -> str:
+        return f"(has(self.{field}) ? has(oldSelf.{field}) && self.{field} == oldSelf.{field} : !has(oldSelf.{field}))"
+
+    # The first field that differs, as one chain: a list of names would exceed the server's cost budget.
+    chain = "".join(f"!{same(field)} ? 'spec.{field}' : " for field in fields[:-1])
+    return CelRule(
+        f"self == oldSelf || ({' && '.join(same(field) for field in fields)})",
+        f"none of these can be changed: {', '.join(fields)}",
+        "spec",
+        message_expression=f"({chain}'spec.{fields[-1]}') + ' cannot be changed'",
+    )
 
 
 def set_once(field: str) -> CelRule:

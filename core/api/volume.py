@@ -18,6 +18,7 @@ from cinderblock.core.api.meta import (
     ErrorRecord,
     Model,
     PrinterColumn,
+    immutable,
     map_list,
     never_falls,
     set_once,
@@ -319,23 +320,15 @@ class Volume(CustomResource):
             "source takes at most one of snapshot, volume and image",
             "spec.source",
         ),
-        *(
-            CelRule(
-                f"has(self.{f}) == has(oldSelf.{f}) && (!has(self.{f}) || self.{f} == oldSelf.{f})",
-                f"{f} cannot be changed",
-                "spec",
-                f".{f}",
-            )
-            for f in (
-                "volumeType",
-                "volumeMode",
-                "accessModes",
-                "source",
-                "fsType",
-                "availabilityZone",
-                "topology",
-                "csi",
-            )
+        immutable(
+            "volumeType",
+            "volumeMode",
+            "accessModes",
+            "source",
+            "fsType",
+            "availabilityZone",
+            "topology",
+            "csi",
         ),
         CelRule(
             "!has(self.fsType) || self.volumeMode == 'Filesystem'",

@@ -81,6 +81,8 @@ def _place(schema: Json, rule: CelRule, kind: str) -> None:
             raise SchemaError(f"{kind}: a rule sits on {rule.field_path}, which is no field")
         target = target["properties"][part]
     entry: Json = {"rule": rule.rule, "message": rule.message}
+    if rule.message_expression:
+        entry["messageExpression"] = rule.message_expression
     if rule.blames:
         if rule.blames.split(".")[1] not in target.get("properties", {}):
             raise SchemaError(f"{kind}: a rule blames {rule.blames}, which is no field of {rule.field_path}")
