@@ -61,6 +61,7 @@ async def test_the_lease_of_a_node_goes_with_its_node():
     await kube.delete(node)
     again = await kube.create(Node(metadata=ObjectMeta(name="n1")))
     await kube.delete(await kube.get(Lease, "cinderblock-host-n1", "ns"))
+    await clock.advance(10)
     await heart.beat()
     [owner] = (await kube.get(Lease, "cinderblock-host-n1", "ns")).metadata.owner_references
     assert owner.uid == again.uid
