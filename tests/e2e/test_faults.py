@@ -7,7 +7,8 @@ import itertools
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from live_cluster import (
@@ -52,7 +53,7 @@ def handles(cluster: LiveCluster) -> dict[str, str]:
     return {v["status"]["handle"]: v["metadata"]["name"] for v in found if "handle" in v.get("status", {})}
 
 
-def once_each(cluster: LiveCluster, images: set[str]) -> None:
+def once_each(images: set[str]) -> None:
     """No Volume has two objects in the pool."""
     owners = [image[:36] for image in images]
     assert sorted(owners) == sorted(set(owners)), images
@@ -90,27 +91,48 @@ def noticed_nothing(cluster: LiveCluster, space: str) -> None:
 
 
 # kill -9 -------------------------------------------------------------------------------------------------
+def count(cluster: LiveCluster, kind: str) -> int:
+    return len(cluster.items(kind, "-A"))
+
+
+def going(cluster: LiveCluster) -> bool:
+    found = (*cluster.items(VOLUMES, "-A"), *cluster.items(ATTACHMENTS, "-A"))
+    return any("deletionTimestamp" in item["metadata"] for item in found)
+
+
+def strikes(cluster: LiveCluster, name: str, moments: dict[str, Callable[[], bool]]) -> None:
+    """kill -9 at each of these moments, one after the other."""
+    for what, moment in moments.items():
+        cluster.wait(what, moment)
+        cluster.kill(name)
+
+
 @pytest.mark.parametrize("name", ["operator", "host", "csi-controller", "csi-node"])
 def test_a_burst_survives_the_kill_of(cluster, space, writer, name):
-    """Killed while claims are made, attached, formatted and mounted, and again while all of it goes."""
+    """Killed while Volumes are made, again while they are attached and formatted, and again while all of it goes."""
     before = cluster.images()
     names = [f"{name}-{number}" for number in range(BURST)]
-    blow = threading.Timer(1.0, cluster.kill, [name])
-    blow.start()
-    cluster.apply(*(claim(n, space) for n in names), *(pod(n, space, n) for n in names))
-    blow.join()
+    with ThreadPoolExecutor(1) as beside:
+        volumes, attachments = count(cluster, VOLUMES), count(cluster, ATTACHMENTS)
+        moments = {
+            "the first Volume of the burst": lambda: count(cluster, VOLUMES) > volumes,
+            "its first Attachment": lambda: count(cluster, ATTACHMENTS) > attachments,
+        }
+        blows = beside.submit(strikes, cluster, name, moments)
+        cluster.apply(*(claim(n, space) for n in names), *(pod(n, space, n) for n in names))
+        blows.result()
     cluster.wait("all pods to run", lambda: all(running(cluster, n, space) for n in names), 150)
     during = cluster.images()
     assert len(during) == len(before) + BURST
-    once_each(cluster, during)
+    once_each(during)
     for n in names:
         cluster.kubectl("exec", n, "-n", space, "--", "sh", "-c", "echo kept > /data/file && sync")
     noticed_nothing(cluster, space)
-    blow = threading.Timer(1.5, cluster.kill, [name])
-    blow.start()
-    cluster.delete("pod", *names, namespace=space, wait=0)
-    cluster.delete("pvc", *names, namespace=space, wait=0)
-    blow.join()
+    with ThreadPoolExecutor(1) as beside:
+        blows = beside.submit(strikes, cluster, name, {"something to go": lambda: going(cluster)})
+        cluster.delete("pod", *names, namespace=space, wait=0)
+        cluster.delete("pvc", *names, namespace=space, wait=0)
+        blows.result()
     cluster.wait("all claims to go", lambda: not set(names) & claims(cluster, space), 120)
     cluster.wait("their images to go", lambda: cluster.images() == before, 120)
     cluster.wait("their Volumes to go", lambda: len(handles(cluster)) == len(before))

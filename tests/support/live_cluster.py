@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tools.cluster import kernel
 from tools.cluster.node import Node
 from tools.demo.install import NAMESPACE
 from tools.demo.kubectl import Cluster
@@ -172,9 +173,16 @@ class LiveCluster:
         return set(re.findall(r"^\S+\.img\S*$", listing, re.MULTILINE))
 
     def loops(self) -> set[str]:
-        """Images that a loop device of the node's holds."""
-        said = self.on_node("losetup --list --noheadings --output BACK-FILE --raw || true")
-        return {Path(line).name for line in said.splitlines() if line.startswith(f"{POOLS_ROOT}/")}
+        """Images of the node's pools that a loop device holds; found by inode, since paths differ by who asks."""
+        held = {loop.backing_inode for loop in kernel.loops()}
+        pools = self.machine.layout.folder / "pools"
+        found = set()
+        for image in pools.rglob("*.img*"):
+            with contextlib.suppress(FileNotFoundError):
+                facts = image.lstat()
+                if (os.major(facts.st_dev), os.minor(facts.st_dev), facts.st_ino) in held:
+                    found.add(image.name)
+        return found
 
     # processes -------------------------------------------------------------------------------------------
     def pods(self, component: str) -> list[Object]:
