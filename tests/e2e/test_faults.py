@@ -95,9 +95,10 @@ def count(cluster: LiveCluster, kind: str) -> int:
     return len(cluster.items(kind, "-A"))
 
 
-def going(cluster: LiveCluster) -> bool:
-    found = (*cluster.items(VOLUMES, "-A"), *cluster.items(ATTACHMENTS, "-A"))
-    return any("deletionTimestamp" in item["metadata"] for item in found)
+def going(cluster: LiveCluster, attachments: int) -> bool:
+    """One Attachment is being taken away, or was."""
+    found = cluster.items(ATTACHMENTS, "-A")
+    return len(found) < attachments or any("deletionTimestamp" in item["metadata"] for item in found)
 
 
 def strikes(cluster: LiveCluster, name: str, moments: dict[str, Callable[[], bool]]) -> None:
@@ -129,7 +130,8 @@ def test_a_burst_survives_the_kill_of(cluster, space, writer, name):
         cluster.kubectl("exec", n, "-n", space, "--", "sh", "-c", "echo kept > /data/file && sync")
     noticed_nothing(cluster, space)
     with ThreadPoolExecutor(1) as beside:
-        blows = beside.submit(strikes, cluster, name, {"something to go": lambda: going(cluster)})
+        attached = count(cluster, ATTACHMENTS)
+        blows = beside.submit(strikes, cluster, name, {"a detach": lambda: going(cluster, attached)})
         cluster.delete("pod", *names, namespace=space, wait=0)
         cluster.delete("pvc", *names, namespace=space, wait=0)
         blows.result()
