@@ -8,8 +8,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-# Not worth a stat: it might hang on a dead server, and a device node is never there.
-_REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "autofs"})
+# Where nodes of devices lie. Anything else is not looked at: a stat of a foreign NFS or FUSE mount may hang for ever.
+_HOLDS_NODES = frozenset({"devtmpfs", "tmpfs", "ramfs", "ext4", "xfs", "btrfs", "overlay"})
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -75,7 +75,7 @@ def mount_at(path: str | Path, mounts: list[Mount] | None = None) -> Mount | Non
 
 def device_node_number(mount: Mount) -> tuple[int, int] | None:
     """The device behind a bind-mounted device node; None for anything else."""
-    if mount.root == "/":
+    if mount.root == "/" or mount.fs_type not in _HOLDS_NODES:
         return None
     try:
         info = os.lstat(mount.path)
@@ -89,8 +89,4 @@ def device_node_number(mount: Mount) -> tuple[int, int] | None:
 def uses_of(device: tuple[int, int], mounts: list[Mount] | None = None) -> list[str]:
     """The paths where a device is mounted, or where its node is bind-mounted."""
     known = read_mounts() if mounts is None else mounts
-    return [
-        m.path
-        for m in known
-        if m.device == device or (m.fs_type not in _REMOTE and device_node_number(m) == device)
-    ]
+    return [m.path for m in known if m.device == device or device_node_number(m) == device]

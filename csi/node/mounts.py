@@ -16,7 +16,7 @@ from pathlib import Path
 from cinderblock.core.errors import BackendFault, InvalidRequest, OperationTimeout, VolumeInUse
 from cinderblock.core.process import CommandFailed, Runner
 from cinderblock.csi.connectors.base import Device
-from cinderblock.csi.node.mountinfo import Mount, device_node_number, kernel_path, mount_at, read_mounts
+from cinderblock.csi.node.mountinfo import Mount, device_node_number, kernel_path, mount_at
 
 # The journal is replayed, or much dirty data is flushed; a kill would not stop the kernel in either.
 _MOUNT_DEADLINE = _UMOUNT_DEADLINE = 900.0
@@ -140,7 +140,3 @@ def remove_place(path: str) -> None:
 def shows_device(mount: Mount, device: Device) -> bool:
     """Whether this mount is of that device: its filesystem, or its bind-mounted node."""
     return mount.device == device.number or device_node_number(mount) == device.number
-
-
-def mounts_of(device: Device) -> list[Mount]:
-    return [m for m in read_mounts() if shows_device(m, device)]

@@ -204,6 +204,8 @@ class Stager:
         """What the API server says now, and what follows from it."""
         attachment = await self.volumes.fresh(attachment)
         volume = await self.volumes.fresh_volume(attachment)
+        if volume.status.handle != ask.volume_id:
+            raise NotReady(f"Volume {volume.name} is {volume.status.handle} by now, not {ask.volume_id}")
         read_only = _read_only(attachment, ask)
         plan = plan_stage(attachment, volume, ask.capability, boot_id=self.boot_id, read_only=read_only)
         return attachment, plan

@@ -16,6 +16,7 @@ from cinderblock.core.api.attachment import FormatPermit, Probe
 from cinderblock.core.api.node import StorageNode
 from cinderblock.core.api.volume import Filesystem, FilesystemState, Use
 from cinderblock.core.errors import BackendFault
+from cinderblock.core.names import FINALIZER_PROTECT
 from cinderblock.csi.connectors.local import LocalConnector
 from cinderblock.csi.node import filesystem, stage
 from cinderblock.csi.pb import csi_pb2
@@ -214,6 +215,18 @@ async def test_what_is_recognised_on_the_device_is_not_formatted_whatever_the_pe
 
 async def _has_permit(node, handle) -> bool:
     return (await node.host.attachment(handle)).status.format_permit is not None
+
+
+async def test_a_namesake_of_the_volume_says_nothing_about_this_one(node):
+    handle = await node.host.volume()
+    await node.host.attach(handle)
+    volume = await node.host.read_volume()
+    await node.kube.delete(await node.kube.update(volume, volume.without_finalizer(FINALIZER_PROTECT)))
+    another = await node.host.volume()  # under the same name, to be formatted
+    code, message = await code_of(node.stage(handle, timeout=3))
+    assert (code, another in message) == (Code.UNAVAILABLE, True)
+    assert node.runner.count("mkfs.ext4") == node.runner.count("mount") == 0
+    await node.released(handle)
 
 
 async def test_a_permit_that_ends_while_the_device_is_looked_at_is_not_used(node):

@@ -1,6 +1,7 @@
 """The node's decisions, without a kernel."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -29,12 +30,13 @@ from cinderblock.core.errors import (
 )
 from cinderblock.core.units import MIB
 from cinderblock.csi.capability import Capability, VolumeMode
-from cinderblock.csi.connectors.base import WrongDevice
+from cinderblock.csi.connectors.base import Device, WrongDevice
 from cinderblock.csi.connectors.beneath import components
 from cinderblock.csi.node import decide as rules
 from cinderblock.csi.node.decide import Step
 from cinderblock.csi.node.links import DeviceLinks
-from cinderblock.csi.node.mountinfo import mount_at, parse_mountinfo
+from cinderblock.csi.node.mountinfo import Mount, device_node_number, mount_at, parse_mountinfo, uses_of
+from cinderblock.csi.node.mounts import shows_device
 from cinderblock.csi.node.options import check_options
 from cinderblock.csi.node.probe import parse_export, probe_ranges
 from cinderblock.csi.node.publish_rules import PublishStep, decide_publish
@@ -329,6 +331,21 @@ def test_mountinfo_as_the_kernel_writes_it():
     assert mount_at("/stack", mounts).device == (7, 5)  # the one on top
     assert mount_at("/stack/../stack", mounts).read_only
     assert mount_at("/nowhere", mounts) is None
+
+
+@pytest.mark.parametrize("fs_type", ["nfs4", "fuse.anything", "ceph", "lustre", "a-filesystem-of-next-year"])
+def test_filesystems_that_may_hang_are_not_asked(monkeypatch, fs_type):
+    """One dead server below another driver's subPath must not stop this node plugin."""
+
+    def hangs(path):
+        raise AssertionError(f"{path} was looked at")
+
+    foreign = Mount((0, 99), "/sub", "/var/lib/kubelet/x", frozenset(), fs_type, "server:/", frozenset())
+    monkeypatch.setattr("os.lstat", hangs)
+    device = Device(Path("/dev/loop7"), (7, 7), MIB, read_only=False)
+    assert not shows_device(foreign, device)
+    assert uses_of(device.number, [foreign]) == []
+    assert device_node_number(foreign) is None
 
 
 @pytest.mark.parametrize("size", [1, 512, MIB - 1, MIB, MIB + 1, 8 * MIB, 8 * MIB + 1, 64 * MIB + 7, 1 << 40])
