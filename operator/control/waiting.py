@@ -6,8 +6,9 @@ outlives a cycle: it starts anew when its spec changes, and is forgotten when th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cinderblock.core.clock import Clock
 from cinderblock.core.kube.store import StoreKey
@@ -21,7 +22,7 @@ _WOKEN_AT_ONCE = 64
 @dataclass
 class _Entry:
     generation: int
-    tries: int = 0
+    tries: Counter[bool] = field(default_factory=Counter)  # by whether pools refused
     not_before: float = 0.0
     waits: bool = False
     refused: bool = False
@@ -59,9 +60,9 @@ class Waiting:
         entry = self._entries.pop(key, None)
         if entry is None or entry.generation != generation:
             entry = _Entry(generation)
-        entry.tries += 1
+        entry.tries[refused] += 1
         entry.waits, entry.refused = True, refused
-        delay = self._backoff.delay(entry.tries)
+        delay = self._backoff.delay(entry.tries[refused])
         entry.not_before = self._clock.monotonic() + delay
         self._entries[key] = entry  # at the end: who was woken last waits longest for the next time
         return delay

@@ -83,3 +83,14 @@ def test_room_wakes_the_longest_waiting_first_and_not_everybody(waiting, woken):
     woken.clear()
     waiting.room_grew()
     assert woken[:36] == keys[64:]
+
+
+def test_waiting_for_a_first_pool_does_not_slow_down_what_pools_refuse():
+    """At an install every new type and pool wakes a Volume: that many tries say nothing of the pools' refusals."""
+    waiting = Waiting(FakeClock())
+    for _ in range(8):
+        waiting.wait(V, 1)
+    assert waiting.wait(V, 1, refused=True) == 1.0
+    waiting.granted(V)
+    assert waiting.wait(V, 1, refused=True) == 2.0
+    assert waiting.wait(V, 1) == 256.0
