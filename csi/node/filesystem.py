@@ -14,7 +14,7 @@ from cinderblock.csi.node.probe import read_exactly
 
 # No discard: the device is blank. ext4's journal is written out at once, its inode tables by the kernel later
 # (they read as zeros anyway, and writing them now would fill a thin volume).
-_MKFS = {
+MKFS = {
     "ext4": ("mkfs.ext4", "-F", "-q", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=0"),
     "xfs": ("mkfs.xfs", "-f", "-q", "-K"),
 }
@@ -35,7 +35,7 @@ async def make_filesystem(runner: Runner, device: Device, fs_type: str) -> None:
     """Destroys what is on the device. Errors: InvalidRequest (too small), CommandFailed, OperationTimeout."""
     if device.size_bytes < _SMALLEST[fs_type]:
         raise InvalidRequest(f"{fs_type} needs at least {_SMALLEST[fs_type] // MIB} MiB")
-    await runner.run([*_MKFS[fs_type], "--", str(device.path)], timeout=_MKFS_DEADLINE)
+    await runner.run([*MKFS[fs_type], "--", str(device.path)], timeout=_MKFS_DEADLINE)
 
 
 def _superblock_bytes(device: Device, fs_type: str) -> int:

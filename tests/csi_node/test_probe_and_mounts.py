@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from cinderblock.csi.connectors.local import LocalConnector
 from cinderblock.csi.connectors.loop import KernelLoopDevices
 from cinderblock.csi.node import mounts
 from cinderblock.csi.node.filesystem import (
+    MKFS,
     filesystem_bytes,
     grow_filesystem,
     grow_unmounted,
@@ -24,7 +26,7 @@ from cinderblock.csi.node.filesystem import (
 )
 from cinderblock.csi.node.mountinfo import mount_at, uses_of
 from cinderblock.csi.node.mounts import Mounter
-from cinderblock.csi.node.probe import probe_device
+from cinderblock.csi.node.probe import probe_device, recognised
 
 pytestmark = pytest.mark.root
 ID = "aaaaaaaa-1111-2222-3333-444455556666-1"
@@ -201,3 +203,24 @@ def test_a_folder_or_file_with_content_is_never_removed(tmp_path):
         with pytest.raises(InvalidRequest, match="left alone"):
             mounts.remove_place(str(path))
     assert (tmp_path / "full" / "precious").read_text() == "x"
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize(("fs_type", "size_bytes"), [("ext4", 64 * MIB), ("xfs", 320 * MIB)])
+async def test_a_mkfs_that_is_killed_leaves_nothing_that_looks_whole(tmp_path, fs_type, size_bytes):
+    """What is recognised on a device under a permit is kept and mounted, so it must have been finished."""
+    image, trace = tmp_path / "image", tmp_path / "trace"
+
+    def traced(*options):
+        image.write_bytes(b"")
+        os.truncate(image, size_bytes)
+        argv = ["strace", "-f", "-o", trace, "-e", "trace=pwrite64", *options, *MKFS[fs_type], "--", image]
+        return subprocess.run(argv, capture_output=True, check=False, timeout=60).returncode
+
+    assert traced() == 0
+    assert await recognised(RUNNER, image) == fs_type
+    writes = trace.read_text().count("pwrite64(")
+    assert writes > 10
+    for at in (1, writes // 4, writes // 2, writes - 3, writes - 2, writes - 1, writes):
+        assert traced("-e", f"inject=pwrite64:signal=KILL:when={at}") != 0
+        assert await recognised(RUNNER, image) == "", f"killed at write {at} of {writes}"
