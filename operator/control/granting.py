@@ -61,7 +61,7 @@ class Granting:
         assert allocation is not None
         after = status.resized(volume, decision.size_bytes, epoch=self._epoch)
         if decision.grows(volume):
-            view = self._views.one(allocation.pool, key_of(volume))
+            view = self._views.one(allocation.pool, volume)
             if view is None:
                 return NotReady(f"pool {allocation.pool} does not exist at the moment")
             refusal = self._room.refuse(decision.request, view)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cinderblock.core.api.backend import ACCEPTED, Backend, Pool
 from cinderblock.core.api.meta import ConditionStatus, find_condition
-from cinderblock.core.kube.store import StoreKey
+from cinderblock.core.api.volume import Volume
+from cinderblock.core.kube.store import StoreKey, key_of
 from cinderblock.operator.control.ledger import Ledger
 from cinderblock.operator.control.liveness import HostLiveness
 from cinderblock.operator.engine.stores import Stores
@@ -26,13 +29,17 @@ class PoolViews:
             self._known.clear()  # of pools that are gone
         return [self._view(pool, for_volume, blocked.get(pool.spec.backend, _MISSING)) for pool in pools]
 
-    def one(self, pool: str, for_volume: StoreKey) -> PoolView | None:
-        """A single pool; None when there is no such object."""
+    def one(self, pool: str, for_volume: Volume) -> PoolView | None:
+        """The pool that a Volume is in, as it looks without it; None when there is no such object."""
         found = self._stores.pools.get(None, pool)
         if found is None:
             return None
         backend = self._stores.backends.get(None, found.spec.backend)
-        return self._view(found, for_volume, _blocked(backend) if backend is not None else _MISSING)
+        blocked = _blocked(backend) if backend is not None else _MISSING
+        allocation = for_volume.status.allocation
+        all_taken = not found.status.thin or (allocation is not None and allocation.thick)
+        own_bytes = (for_volume.status.capacity_bytes or 0) if all_taken else 0
+        return replace(self._view(found, key_of(for_volume), blocked), own_bytes=own_bytes)
 
     def _view(self, pool: Pool, for_volume: StoreKey, blocked: str | None) -> PoolView:
         provisioned_bytes = self._ledger.provisioned_bytes(pool.name, without=for_volume)

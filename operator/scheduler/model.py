@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -42,6 +42,7 @@ class PoolView:
     provisioned_bytes: int  # sum of the grants, without the one that is being decided
     host_alive: bool = True
     blocked: str | None = None  # why its Backend takes nothing new, in words
+    own_bytes: int = 0  # what the one that is being decided really takes there already
 
     @property
     def name(self) -> str:
@@ -50,7 +51,16 @@ class PoolView:
     @cached_property
     def capacity(self) -> PoolCapacity | None:
         """None while the pool has reported no figures."""
-        return of_status(self.pool.status, self.provisioned_bytes)
+        found = of_status(self.pool.status, self.provisioned_bytes)
+        if found is None or not self.own_bytes:
+            return found
+        # a request says all that the volume shall have, so what it has is not missing
+        allocated_bytes = found.allocated_bytes
+        return replace(
+            found,
+            free_bytes=found.free_bytes + self.own_bytes,
+            allocated_bytes=None if allocated_bytes is None else max(allocated_bytes - self.own_bytes, 0),
+        )
 
     @cached_property
     def _thin_room(self) -> Room | None:

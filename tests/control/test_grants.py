@@ -351,6 +351,26 @@ async def test_another_default_type_is_not_the_type_of_what_exists():
         assert (volume.status.allocation.volume_type, volume.status.allocation.thick) == ("wide", False)
 
 
+@pytest.mark.parametrize("thin_pool", [True, False])
+async def test_what_a_thick_volume_holds_already_is_no_room_that_its_extend_lacks(thin_pool):
+    """50 GiB in all, 30 of them taken by the volume itself: it may grow by 15, and not by 25."""
+    async with Bench() as bench:
+        await bench.add_backend()
+        await bench.add_type(provisioning=Provisioning.THICK if thin_pool else Provisioning.THIN)
+        pool = await bench.add_pool("p1", total=50, thin=thin_pool)
+        await bench.add_volume("v", "30Gi")
+        await bench.settle()
+        await bench.make("v")
+        pool = await bench.kube.get(Pool, "p1")
+        figures = pool.status.with_(free_bytes=20 * GIB, allocated_bytes=30 * GIB)
+        await bench.kube.update_status(pool, pool.with_(status=figures))
+        await bench.settle()
+        await bench.resize("v", "55Gi")
+        assert (await bench.volume("v")).status.allocation.size_bytes == 30 * GIB
+        await bench.resize("v", "45Gi")
+        assert (await bench.volume("v")).status.allocation.size_bytes == 45 * GIB
+
+
 async def test_extend_takes_room_and_lowering_gives_it_back():
     async with Bench() as bench:
         await bench.standard(total=30)
