@@ -16,6 +16,7 @@ from cinderblock.csi.pb import csi_pb2, csi_pb2_grpc
 pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.timeout(600)]
 
 METRICS_AND_HEALTH = {"controller": {9801, 9802, 9811, 9812, 9813}, "host": {9803}, "node": {9804}}
+PROCESS = {"controller": ("csi", "controller"), "host": ("operator", "--role=host"), "node": ("csi", "node")}
 _CLASS = "with-secrets"
 _RPC_SECONDS = 30.0
 
@@ -31,11 +32,7 @@ def at_debug(world: ChartWorld) -> Iterator[None]:
 
 def test_nothing_listens_but_metrics_and_health(world: ChartWorld) -> None:
     for component, expected in METRICS_AND_HEALTH.items():
-        pid = (
-            world.process(component, "cinderblock")
-            if component != "controller"
-            else world.process(component, "csi", "controller")
-        )
+        pid = world.process(component, *PROCESS[component])
         rows = run(["nsenter", "-t", str(pid), "-n", "ss", "-Hltnu"], timeout=10).splitlines()
         listening = {int(row.split()[4].rpartition(":")[2]) for row in rows}
         assert listening <= expected, f"{component} listens on {listening - expected}"

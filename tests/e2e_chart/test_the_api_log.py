@@ -33,6 +33,8 @@ NEEDED: dict[str, dict[str, str]] = {
         "get persistentvolumes": "operator/control/volumes.py and csi/gateway/create.py: fresh reads before effects",
         "get persistentvolumeclaims": "operator/control/claims.py, csi/gateway/claims.py",
         "patch attachments/status.cinderblock.io": "operator/control/attachments.py: fences; network backends",
+        "delete attachments.cinderblock.io in cinderblock": "csi/gateway/attachments.py: detach",
+        "get attachments.cinderblock.io": "operator/host/exports.py, csi/gateway/attachments.py: fresh reads",
         "patch volumes.cinderblock.io": "finalizers, growing a Volume",
         "patch attachments.cinderblock.io": "operator/control/attachments.py: finalizer and label",
         "patch events": "core/kube/events.py: repeats are counted",
@@ -120,6 +122,11 @@ NEEDED_EVERYWHERE: dict[str, dict[str, str]] = {
         ),
         _ANY_NAMESPACE,
     ),
+    "cinderblock-hooks": {
+        f"{verb} {kind}.cinderblock.io": "cli/hooks.py: a forced uninstall drops whatever is there"
+        for verb in ("get", "patch", "delete")
+        for kind in ("volumes", "attachments", "snapshots")
+    },
     "cinderblock-host": dict.fromkeys(
         (
             "get attachments.cinderblock.io",
