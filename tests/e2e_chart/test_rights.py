@@ -164,7 +164,7 @@ def test_a_node_writes_what_is_its_own_and_nothing_else(world: ChartWorld) -> No
 
     def patch(kind: str, name: str, identity: dict[str, str], sub: str = "/status") -> tuple[int, str]:
         plural = kind.partition(".")[0]
-        where = f"namespaces/{TEAM}/{plural}" if kind == ATTACHMENTS else plural
+        where = plural if kind == STORAGE_NODES else f"namespaces/{TEAM}/{plural}"
         body = {"status": {"bootID": "x"}} if sub else {"metadata": {"labels": {"x": "y"}}}
         return send(world, f"/apis/cinderblock.io/v1alpha1/{where}/{name}{sub}", body, identity)
 
