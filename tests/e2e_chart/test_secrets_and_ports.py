@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from chart_world import NAMESPACE, PODS, ChartWorld, claim, pod
+from chart_world import NAMESPACE, PODS, VOLUMES, ChartWorld, claim, pod
 from tools.shell import run
 
 from cinderblock.csi.pb import csi_pb2, csi_pb2_grpc
@@ -167,6 +167,8 @@ def test_secrets_of_controller_calls_stay_in_the_call(world: ChartWorld) -> None
         controller.DeleteVolume(
             csi_pb2.DeleteVolumeRequest(volume_id=volume_id, secrets=hidden), timeout=_RPC_SECONDS
         )
+    # it waits for its type, and no claim stands behind it whose end would be its own
+    world.kube.kubectl("delete", VOLUMES, f"{name}-no", "-n", NAMESPACE, "--timeout=60s", timeout=70)
     said = logs(world)
     text = "".join(said.values())
     for method in ("CreateVolume", "ControllerPublishVolume", "ControllerExpandVolume", "DeleteVolume"):
