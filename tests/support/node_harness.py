@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from fake_kube import FakeKube
 from node_host import NAMESPACE, NODE, SimulatedHost
 from node_pool import NodePool, clean
@@ -221,3 +222,11 @@ async def harness(root: Path, kube: Any = None) -> AsyncIterator[NodeHarness]:
         await made.stop()
         left = clean(root)
     assert left == []
+
+
+async def code_of(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
+    """Code and message of a call that must fail; the message must say something."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert caught.value.details()
+    return caught.value.code(), caught.value.details() or ""
