@@ -37,7 +37,14 @@ def accepted(answer: Answer) -> dict[str, Any]:
 
 
 def placed(size_bytes: int = GIB, host: str = "h1") -> dict[str, Any]:
-    allocation = {"backend": "b", "pool": "p", "host": host, "sizeBytes": size_bytes, "grant": 1, "volumeType": "gold"}
+    allocation = {
+        "backend": "b",
+        "pool": "p",
+        "host": host,
+        "sizeBytes": size_bytes,
+        "grant": 1,
+        "volumeType": "gold",
+    }
     return {
         "status": {
             "allocation": allocation,
