@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -19,7 +19,8 @@ from cinderblock.core.api.meta import Resource
 from cinderblock.core.clock import Clock
 from cinderblock.core.errors import NotReady
 from cinderblock.core.kube.fence import checked
-from cinderblock.core.kube.port import Kube, KubeUnavailable, Listing, WatchEvent
+from cinderblock.core.kube.port import Kube, KubeUnavailable
+from cinderblock.core.kube.reads import PassedReads
 from cinderblock.core.process import Result, Runner
 
 R = TypeVar("R", bound=Resource)
@@ -66,44 +67,12 @@ class Guard:
             raise LeaseLost("this process leads no more")
 
 
-class GuardedKube:
+class GuardedKube(PassedReads):
     """The port of a leader: reads pass, a write goes out only while there is time left."""
 
     def __init__(self, kube: Kube, guard: Guard) -> None:
-        self._kube = kube
+        super().__init__(kube)
         self._guard = guard
-
-    async def get(self, kind: type[R], name: str, namespace: str | None = None) -> R:
-        return await self._kube.get(kind, name, namespace)
-
-    async def list(
-        self,
-        kind: type[R],
-        *,
-        namespace: str | None = None,
-        label_selector: str | None = None,
-        field_selector: str | None = None,
-    ) -> Listing[R]:
-        return await self._kube.list(
-            kind, namespace=namespace, label_selector=label_selector, field_selector=field_selector
-        )
-
-    def watch(
-        self,
-        kind: type[R],
-        *,
-        resource_version: str,
-        namespace: str | None = None,
-        label_selector: str | None = None,
-        field_selector: str | None = None,
-    ) -> AsyncIterator[WatchEvent[R]]:
-        return self._kube.watch(
-            kind,
-            resource_version=resource_version,
-            namespace=namespace,
-            label_selector=label_selector,
-            field_selector=field_selector,
-        )
 
     async def create(self, obj: R) -> R:
         with checked(self._guard.check):

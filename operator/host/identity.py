@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from typing import NoReturn, TypeVar
 
 from cinderblock.core.api.builtin import Node
 from cinderblock.core.api.meta import Resource
 from cinderblock.core.clock import Clock
-from cinderblock.core.kube.port import Kube, KubeError, KubeUnavailable, Listing, ObjectNotFound, WatchEvent
+from cinderblock.core.kube.port import Kube, KubeError, KubeUnavailable, ObjectNotFound
+from cinderblock.core.kube.reads import PassedReads
 from cinderblock.core.kube.store import Store
 
 R = TypeVar("R", bound=Resource)
@@ -105,44 +105,12 @@ class HostIdentity:
         self._known, self._confirmed_at = fresh, now
 
 
-class GuardedKube:
+class ConfirmedKube(PassedReads):
     """The Kubernetes port of a host: reads as they are, writes only while the host is somebody."""
 
     def __init__(self, kube: Kube, identity: HostIdentity) -> None:
-        self._kube = kube
+        super().__init__(kube)
         self._identity = identity
-
-    async def get(self, kind: type[R], name: str, namespace: str | None = None) -> R:
-        return await self._kube.get(kind, name, namespace)
-
-    async def list(
-        self,
-        kind: type[R],
-        *,
-        namespace: str | None = None,
-        label_selector: str | None = None,
-        field_selector: str | None = None,
-    ) -> Listing[R]:
-        return await self._kube.list(
-            kind, namespace=namespace, label_selector=label_selector, field_selector=field_selector
-        )
-
-    def watch(
-        self,
-        kind: type[R],
-        *,
-        resource_version: str,
-        namespace: str | None = None,
-        label_selector: str | None = None,
-        field_selector: str | None = None,
-    ) -> AsyncIterator[WatchEvent[R]]:
-        return self._kube.watch(
-            kind,
-            resource_version=resource_version,
-            namespace=namespace,
-            label_selector=label_selector,
-            field_selector=field_selector,
-        )
 
     async def create(self, obj: R) -> R:
         await self._identity.confirm()

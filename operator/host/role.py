@@ -27,7 +27,7 @@ from cinderblock.operator.engine.stores import Stores
 from cinderblock.operator.host.attachments import Attachments
 from cinderblock.operator.host.backends import Backends
 from cinderblock.operator.host.drivers import OpenBackends
-from cinderblock.operator.host.identity import GuardedKube, HostGone, HostIdentity
+from cinderblock.operator.host.identity import ConfirmedKube, HostGone, HostIdentity
 from cinderblock.operator.host.inventory import Inventory
 from cinderblock.operator.host.metrics import NO_HOST_METRICS, HostMetrics
 from cinderblock.operator.host.tools import HostTools
@@ -57,7 +57,7 @@ class HostRole:
         self._stores = stores
         self._identity = HostIdentity(kube, stores.nodes, clock, host, node)
         tools = HostTools(
-            kube=GuardedKube(kube, self._identity),
+            kube=ConfirmedKube(kube, self._identity),
             stores=stores,
             clock=clock,
             recorder=recorder,
