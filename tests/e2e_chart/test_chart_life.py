@@ -86,7 +86,10 @@ def test_an_upgrade_brings_its_crds_and_no_pod_notices(world: ChartWorld) -> Non
     assert columns(world.kube) == whole, "the hook applied the image's CRDs"
     assert world.kube.get("crd", _CRD)["metadata"]["labels"]["example.com/team"] == "storage"
     for component, names in before.items():
-        assert not names & set(world.pod_names(component)), f"{component} was not rolled"
+        # helm waits for the new pods, not for the end of the old ones.
+        world.wait(
+            f"{component} to be rolled", lambda c=component, n=names: not n & set(world.pod_names(c)), 60
+        )
     noticed_nothing(world, uid)
 
 
