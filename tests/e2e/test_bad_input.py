@@ -21,7 +21,7 @@ from live_cluster import (
 )
 from tools.demo.install import NAMESPACE
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(480)]
 FILE_BACKEND = {"driver": "file", "nodeSelector": {}}
 
 
