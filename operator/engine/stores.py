@@ -42,7 +42,6 @@ def make_stores() -> Stores:
                 "pool": lambda v: [v.status.allocation.pool] if v.status.allocation else (),
                 "backend": lambda v: [v.status.allocation.backend] if v.status.allocation else (),
                 "csi-name": lambda v: _some(v.metadata.labels.get(LABEL_CSI_NAME)),
-                "type": lambda v: (v.spec.volume_type or "",),
             },
         ),
         attachments=Store(
